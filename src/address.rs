@@ -1,0 +1,174 @@
+//! Where a disk is, as a user writes it. Words to a type; nothing is opened here.
+
+use crate::error::{Error, Kind, Result};
+use std::fmt;
+use std::path::PathBuf;
+use std::str::FromStr;
+
+/// Where a disk is.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Address {
+    /// A file or a block device; which one is seen when it is opened.
+    Path(PathBuf),
+    /// An NBD URI: `nbd://`, `nbds://`, `nbd+unix://`, `nbds+unix://`; parsed by `nbd::uri`.
+    Nbd(String),
+    /// `[ CMD ARGS… ]`: a server that is started for this job and handed a socket.
+    Child(Vec<String>),
+    /// `-`: standard input or output.
+    Stdio,
+    /// `null:`: nowhere.
+    Null,
+}
+
+/// Schemes of NBD URIs, those of the specification that cannot work here included.
+const NBD_SCHEMES: [&str; 6] = [
+    "nbd",
+    "nbds",
+    "nbd+unix",
+    "nbds+unix",
+    "nbd+vsock",
+    "nbds+vsock",
+];
+
+/// Schemes that belong to sources of later releases: named, so that nobody gets a file `http:`.
+const PLANNED_SCHEMES: [&str; 4] = ["http", "https", "vddk", "vsphere"];
+
+impl FromStr for Address {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        if text.is_empty() {
+            return Err(Error::new(Kind::Usage, "the address of a disk is empty"));
+        }
+        match text {
+            "-" => return Ok(Self::Stdio),
+            "null:" => return Ok(Self::Null),
+            _ => {}
+        }
+        match text.split_once(':') {
+            Some((scheme, _)) if NBD_SCHEMES.contains(&scheme) => Ok(Self::Nbd(text.to_owned())),
+            Some((scheme, rest)) if PLANNED_SCHEMES.contains(&scheme) && rest.starts_with("//") => {
+                Err(
+                    Error::new(Kind::Unsupported, format!("{scheme}:// is not built yet"))
+                        .hint("serve the disk over NBD, for example with nbdkit"),
+                )
+            }
+            Some((scheme, rest)) if rest.starts_with("//") && is_scheme(scheme) => Err(Error::new(
+                Kind::Usage,
+                format!("unknown scheme {scheme}:// in {text:?}"),
+            )
+            .hint("a file of that name is ./ followed by it")),
+            _ => Ok(Self::Path(PathBuf::from(text))),
+        }
+    }
+}
+
+/// Takes addresses off a list of words, in which `[ CMD ARGS… ]` is one address.
+///
+/// # Errors
+/// A bracket is not closed or holds nothing, or an address makes no sense.
+pub fn split_words(words: &[String]) -> Result<Vec<Address>> {
+    let mut found = Vec::new();
+    let mut rest = words.iter();
+    while let Some(word) = rest.next() {
+        if word != "[" {
+            found.push(word.parse()?);
+            continue;
+        }
+        let command: Vec<String> = rest
+            .by_ref()
+            .take_while(|word| *word != "]")
+            .cloned()
+            .collect();
+        let closed = words.len().saturating_sub(rest.len());
+        if words.get(closed.saturating_sub(1)).map(String::as_str) != Some("]") {
+            return Err(Error::new(Kind::Usage, "missing \"]\" after \"[\""));
+        }
+        if command.is_empty() {
+            return Err(Error::new(
+                Kind::Usage,
+                "no command between \"[\" and \"]\"",
+            ));
+        }
+        found.push(Address::Child(command));
+    }
+    Ok(found)
+}
+
+fn is_scheme(text: &str) -> bool {
+    text.starts_with(|c: char| c.is_ascii_alphabetic())
+        && text
+            .chars()
+            .all(|c| c.is_ascii_alphanumeric() || "+-.".contains(c))
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Path(path) => write!(f, "{}", path.display()),
+            Self::Nbd(uri) => f.write_str(uri),
+            Self::Child(command) => write!(f, "[ {} ]", command.join(" ")),
+            Self::Stdio => f.write_str("-"),
+            Self::Null => f.write_str("null:"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Address, split_words};
+    use crate::error::Kind;
+
+    fn words(text: &str) -> Vec<String> {
+        text.split_whitespace().map(str::to_owned).collect()
+    }
+
+    #[test]
+    fn a_colon_alone_does_not_make_a_uri() {
+        assert_eq!(
+            "a:b".parse::<Address>().unwrap(),
+            Address::Path("a:b".into())
+        );
+        assert_eq!(
+            "null".parse::<Address>().unwrap(),
+            Address::Path("null".into())
+        );
+        assert_eq!(
+            "nbd:x".parse::<Address>().unwrap(),
+            Address::Nbd("nbd:x".into())
+        );
+    }
+
+    #[test]
+    fn an_unknown_scheme_is_not_taken_for_a_file() {
+        assert_eq!(
+            "ndb://host".parse::<Address>().unwrap_err().kind(),
+            Kind::Usage
+        );
+        assert_eq!(
+            "http://host/x".parse::<Address>().unwrap_err().kind(),
+            Kind::Unsupported
+        );
+    }
+
+    #[test]
+    fn a_bracket_is_one_address_wherever_it_stands() {
+        let found = split_words(&words("[ nbdkit memory 1M ] null:")).unwrap();
+        assert_eq!(
+            found,
+            [Address::Child(words("nbdkit memory 1M")), Address::Null]
+        );
+        assert_eq!(split_words(&words("a [ b ]")).unwrap().len(), 2);
+    }
+
+    #[test]
+    fn an_open_or_empty_bracket_is_an_error() {
+        for text in ["[", "[ a", "a [", "[ ]", "[ a ] ["] {
+            assert_eq!(
+                split_words(&words(text)).unwrap_err().kind(),
+                Kind::Usage,
+                "{text}"
+            );
+        }
+    }
+}

@@ -1,0 +1,44 @@
+//! What sources and targets have in common: request limits and identity.
+
+use serde::{Deserialize, Serialize};
+use std::fmt;
+
+/// What one request to an endpoint may look like.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Limits {
+    /// Offset and length of a request are multiples of this, in bytes. A power of two.
+    pub align: u32,
+    /// The length that the endpoint likes best, in bytes. A multiple of `align`.
+    pub preferred: u32,
+    /// The longest request with data, in bytes. A multiple of `align`.
+    pub max: u32,
+    /// Requests that can usefully be under way at once.
+    pub in_flight: usize,
+}
+
+impl Limits {
+    /// Anything goes.
+    pub const NONE: Self = Self {
+        align: 1,
+        preferred: 256 << 10,
+        max: 32 << 20,
+        in_flight: 64,
+    };
+}
+
+/// Which disk an endpoint is. Two endpoints of one disk have equal `id` and `size`.
+#[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
+pub struct Identity {
+    /// Survives a reboot and a new process: a WWID, an export's address, a path with its inode.
+    pub id: String,
+    /// Size in bytes; zero if there is none.
+    pub size: u64,
+    /// How people know it.
+    pub name: String,
+}
+
+impl fmt::Display for Identity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.name)
+    }
+}

@@ -1,0 +1,16 @@
+//! diskferry moves virtual machine disks: a crash-safe, proof-carrying block copier that drains a
+//! live disk onto a raw LUN.
+//!
+//! Modules in the order in which data flows; arrows point down only (`docs/architecture.md`).
+
+pub mod nbd;
+pub mod source;
+pub mod target;
+
+pub mod address;
+pub mod buffer;
+pub mod digest;
+pub mod endpoint;
+pub mod error;
+pub mod extent;
+pub mod sys;

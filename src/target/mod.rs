@@ -1,0 +1,103 @@
+//! Disks that can be written.
+//!
+//! ```text
+//!  block.rs   a block device, past the page cache   probe.rs   what really zeroes it
+//!  file.rs    a regular file, whole or not there    nbd.rs     an NBD export
+//!  stdout.rs  a stream, written in order            null.rs    nowhere
+//! ```
+
+use crate::buffer::Buffer;
+use crate::endpoint::{Identity, Limits};
+use crate::error::Result;
+use crate::extent::ByteRange;
+use async_trait::async_trait;
+use bytes::Bytes;
+use std::fmt;
+
+/// What becomes of the space under a range that is zeroed.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, Default)]
+pub enum Zeroing {
+    /// May be given back: thin stays thin where the target proved that this reads as zero.
+    #[default]
+    Unmap,
+    /// Stays allocated.
+    Allocate,
+}
+
+/// What a read of bytes that this job has not written gives.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Untouched {
+    /// Zeroes, and this was proven: we created the file, or the whole of it was scanned.
+    Zero,
+    /// Anything.
+    Unknown,
+}
+
+/// A disk that can be written.
+///
+/// # Contract
+///
+/// * [`write`](Self::write) and [`zero`](Self::zero) do all of what they were asked or fail;
+///   nothing outside the range changes. After `zero` succeeds, a read gives zeroes.
+/// * Requests are aligned to [`Limits::align`], save for a tail that ends at the end of the disk
+///   that is written to it; the target takes care of that tail.
+/// * [`flush`](Self::flush) returns only when everything whose write completed *before flush was
+///   called* is durable. A failed flush stays failed: later flushes of the same open target fail.
+/// * [`read_back`](Self::read_back) reads what the device holds, past any cache that a crash
+///   would lose.
+/// * An error is `Transient` only if the same call may succeed when repeated.
+///
+/// `testkit::conformance::check_target` tests each of these; every implementation calls it.
+#[async_trait]
+pub trait Target: fmt::Debug + Send + Sync {
+    /// Bytes that can be written. `None` if there is no limit that is known.
+    fn capacity(&self) -> Option<u64>;
+
+    /// What requests may look like.
+    fn limits(&self) -> Limits;
+
+    /// Which disk this is, for the journal and for people.
+    fn identity(&self) -> Identity;
+
+    /// What a read of bytes that were never written through this target gives.
+    fn untouched(&self) -> Untouched {
+        Untouched::Unknown
+    }
+
+    /// Writes `data` at `offset`.
+    ///
+    /// # Errors
+    /// The range is past the end, or the disk cannot be written there.
+    async fn write(&self, offset: u64, data: Bytes) -> Result<()>;
+
+    /// Makes `range` read as zeroes.
+    ///
+    /// # Errors
+    /// As for `write`; there is no "not supported", the target falls back to writing zeroes.
+    async fn zero(&self, range: ByteRange, zeroing: Zeroing) -> Result<()>;
+
+    /// Makes all completed writes durable.
+    ///
+    /// # Errors
+    /// Some write may be lost. Nothing since the last good flush may be relied on.
+    async fn flush(&self) -> Result<()>;
+
+    /// Whether [`read_back`](Self::read_back) works. A stream cannot be read back.
+    fn can_read_back(&self) -> bool {
+        true
+    }
+
+    /// Fills `buffer` with what the disk holds at `offset`.
+    ///
+    /// # Errors
+    /// The range is past the end, or the target cannot be read.
+    async fn read_back(&self, offset: u64, buffer: Buffer) -> Result<Buffer>;
+
+    /// Makes the target whole under its final name, after the last flush. Called once, last.
+    ///
+    /// # Errors
+    /// The target is not complete, and must not be taken for it.
+    async fn finalize(&self) -> Result<()> {
+        Ok(())
+    }
+}
