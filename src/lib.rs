@@ -3,7 +3,10 @@
 //!
 //! Modules in the order in which data flows; arrows point down only (`docs/architecture.md`).
 
+pub mod job;
 pub mod nbd;
+pub mod pipeline;
+pub mod report;
 pub mod source;
 pub mod target;
 

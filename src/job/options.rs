@@ -1,0 +1,128 @@
+//! What a user can ask of a copy, checked and with defaults. No I/O.
+
+use crate::address::Address;
+use crate::digest::Algorithm;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// A copy of one disk: one pass.
+#[derive(Clone, Debug)]
+pub struct CopyOptions {
+    /// Where the disk is now.
+    pub source: Address,
+    /// Where it goes.
+    pub target: Address,
+    /// Which part of the disk, and what it proves.
+    pub pass: Pass,
+    /// Where the record of what is done lives.
+    pub journal: JournalPlace,
+    /// Forget an earlier run of this copy and begin again.
+    pub restart: bool,
+    /// Write over a target that holds something else.
+    pub overwrite: bool,
+    /// Read the target back and compare at the end. A final pass always does, unless told not to.
+    pub verify: Option<bool>,
+    /// How blocks are digested.
+    pub digest: Algorithm,
+    /// Speed and memory.
+    pub tuning: Tuning,
+    /// Zeroes: what is detected, what is assumed.
+    pub zeroes: Zeroes,
+}
+
+/// Which pass over the disk this is.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Pass {
+    /// Copy only what changed since this baseline.
+    pub changes_since: Option<Baseline>,
+    /// The source is quiet: this is the last pass.
+    pub is_final: bool,
+}
+
+impl Pass {
+    /// `full`, `delta` or `final`.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        match (self.is_final, &self.changes_since) {
+            (true, _) => "final",
+            (false, Some(_)) => "delta",
+            (false, None) => "full",
+        }
+    }
+}
+
+/// From when on changes count, and who tracks them.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Baseline {
+    /// `nbd-bitmap:NAME`: the source's meta context `qemu:dirty-bitmap:NAME`.
+    NbdBitmap(String),
+}
+
+/// Where the journal lives.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub enum JournalPlace {
+    /// Beside a file target; for a device under the user's state directory.
+    #[default]
+    Default,
+    /// At this path.
+    Path(PathBuf),
+    /// In memory only: nothing can be resumed.
+    None,
+}
+
+/// Speed and memory, with defaults for a pod of 2 cores and 600 MB.
+#[derive(Clone, Debug)]
+pub struct Tuning {
+    /// Bytes of buffers.
+    pub memory: u64,
+    /// NBD connections.
+    pub connections: usize,
+    /// Use several connections although the server does not advertise it (a read-only snapshot).
+    pub force_connections: bool,
+    /// Requests in flight.
+    pub requests: usize,
+    /// Bytes of one request; `None` adapts it.
+    pub request_size: Option<u32>,
+    /// Bytes per second at most.
+    pub rate: Option<u64>,
+    /// How long a source or target that fails for a moment is retried.
+    pub retry: Duration,
+}
+
+impl Default for Tuning {
+    fn default() -> Self {
+        Self {
+            memory: 64 << 20,
+            connections: 4,
+            force_connections: false,
+            requests: 64,
+            request_size: None,
+            rate: None,
+            retry: Duration::from_mins(1),
+        }
+    }
+}
+
+/// What is done about zeroes.
+#[derive(Clone, Debug)]
+pub struct Zeroes {
+    /// Runs of zeroes of this many bytes in data are not written as data; 0 detects none.
+    pub sparse: u32,
+    /// Keep zeroed space allocated on the target.
+    pub allocated: bool,
+    /// The user promises that the target reads as zero.
+    pub target_is_zero: bool,
+    /// Ask the source what is zero before reading.
+    pub extents: bool,
+}
+
+impl Default for Zeroes {
+    fn default() -> Self {
+        Self {
+            sparse: 4096,
+            allocated: false,
+            target_is_zero: false,
+            extents: true,
+        }
+    }
+}

@@ -1,0 +1,3 @@
+//! Runs the steps of a pass with bounded memory and bounded in-flight requests.
+
+pub mod counters;
