@@ -37,6 +37,10 @@ pub enum Event {
         size: u64,
         /// Seconds since the start of this run.
         elapsed: f64,
+        /// Bytes read, or read back to be verified, per second; smoothed over a few seconds.
+        throughput: u64,
+        /// Seconds until all of the disk is dealt with; null while there is nothing to go by.
+        eta: Option<f64>,
     },
     /// Everything up to here is durable and recorded.
     Barrier {
