@@ -4,8 +4,10 @@
 //! Modules in the order in which data flows; arrows point down only (`docs/architecture.md`).
 
 pub mod job;
+pub mod journal;
 pub mod nbd;
 pub mod pipeline;
+pub mod plan;
 pub mod report;
 pub mod source;
 pub mod target;

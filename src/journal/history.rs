@@ -1,0 +1,199 @@
+//! Records → what they mean. Pure.
+
+use super::record::{Begin, PassBegin, Record, VERSION};
+use crate::error::{Error, Kind, Result};
+use crate::plan::Done;
+
+/// What a journal tells.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct History {
+    /// What it is about; `None` in a journal that was created and never begun.
+    pub begin: Option<Begin>,
+    /// The last pass that began.
+    pub last: Option<PassState>,
+    /// The target's measured zeroing.
+    pub probe: Option<serde_json::Value>,
+}
+
+/// A pass, and how far it came.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PassState {
+    /// As it began.
+    pub begin: PassBegin,
+    /// What is on the target for good.
+    pub done: Done,
+    /// Whether it is complete.
+    pub complete: bool,
+    /// Whether the target was read back and compared at its end.
+    pub proven: bool,
+}
+
+impl History {
+    /// Reads the meaning out of the records.
+    ///
+    /// # Errors
+    /// The records contradict each other, or are of another version.
+    pub fn of(records: &[Record]) -> Result<Self> {
+        let mut history = Self::default();
+        for record in records {
+            history.apply(record)?;
+        }
+        Ok(history)
+    }
+
+    /// Takes one more record into account.
+    ///
+    /// # Errors
+    /// The record cannot follow those before it.
+    pub fn apply(&mut self, record: &Record) -> Result<()> {
+        match (record, &mut self.last) {
+            (Record::Begin(begin), None) if self.begin.is_none() => {
+                if begin.version != VERSION {
+                    let text = format!("the journal is of version {}", begin.version);
+                    return Err(Error::new(Kind::Unsupported, text));
+                }
+                self.begin = Some(begin.clone());
+            }
+            (Record::Pass(begin), last) if self.begin.is_some() => {
+                let next = last
+                    .as_ref()
+                    .map_or(1, |pass| pass.begin.number.saturating_add(1));
+                if begin.number != next {
+                    return Err(out_of_order(record));
+                }
+                let done = Done::default();
+                *last = Some(PassState {
+                    begin: begin.clone(),
+                    done,
+                    complete: false,
+                    proven: false,
+                });
+            }
+            (Record::Probe { report }, Some(_)) => self.probe = Some(report.clone()),
+            (Record::Barrier { done }, Some(pass)) if !pass.complete => pass.done = done.clone(),
+            (Record::PassDone { number, proven, .. }, Some(pass))
+                if *number == pass.begin.number =>
+            {
+                pass.complete = true;
+                pass.proven |= *proven;
+            }
+            _ => return Err(out_of_order(record)),
+        }
+        Ok(())
+    }
+}
+
+fn out_of_order(record: &Record) -> Error {
+    let name = match record {
+        Record::Begin(_) => "begin",
+        Record::Pass(_) => "pass",
+        Record::Probe { .. } => "probe",
+        Record::Barrier { .. } => "barrier",
+        Record::PassDone { .. } => "pass-done",
+    };
+    Error::new(
+        Kind::Corrupt,
+        format!("the journal has a {name} record out of order"),
+    )
+    .hint("copy again from the start with --restart")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Begin, Done, History, PassBegin, Record, VERSION};
+    use crate::digest::Algorithm;
+    use crate::endpoint::Identity;
+    use crate::error::Kind;
+
+    fn disk(id: &str) -> Identity {
+        Identity {
+            id: id.into(),
+            size: 100,
+            name: id.into(),
+        }
+    }
+
+    fn begin() -> Record {
+        let digest = Algorithm::Xxh3;
+        let id = "1".into();
+        Record::Begin(Begin {
+            version: VERSION,
+            id,
+            target: disk("t"),
+            size: 100,
+            digest,
+        })
+    }
+
+    fn pass(number: u32) -> Record {
+        let pass = "full".into();
+        Record::Pass(PassBegin {
+            number,
+            pass,
+            since: None,
+            source: disk("s"),
+            at: 0,
+        })
+    }
+
+    #[test]
+    fn the_last_barrier_counts_and_a_new_pass_starts_from_nothing() {
+        let at = |below| Record::Barrier {
+            done: Done {
+                below,
+                above: vec![],
+            },
+        };
+        let end = Record::PassDone {
+            number: 1,
+            proven: true,
+            at: 0,
+        };
+        let mut history = History::of(&[begin(), pass(1), at(10), at(40)]).unwrap();
+        let last = history.last.clone().unwrap();
+        assert_eq!((last.done.below, last.complete), (40, false));
+        history.apply(&end).unwrap();
+        assert!(history.last.as_ref().unwrap().complete);
+        history.apply(&pass(2)).unwrap();
+        let last = history.last.unwrap();
+        assert_eq!(
+            (last.done, last.complete, last.begin.number),
+            (Done::default(), false, 2)
+        );
+    }
+
+    #[test]
+    fn a_barrier_after_the_end_or_before_a_pass_is_refused() {
+        let barrier = Record::Barrier {
+            done: Done::default(),
+        };
+        let end = Record::PassDone {
+            number: 1,
+            proven: false,
+            at: 0,
+        };
+        for records in [
+            vec![barrier.clone()],
+            vec![begin(), barrier.clone()],
+            vec![begin(), pass(2)],
+            vec![begin(), begin()],
+            vec![begin(), pass(1), end, barrier],
+        ] {
+            assert_eq!(
+                History::of(&records).unwrap_err().kind(),
+                Kind::Corrupt,
+                "{records:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_journal_of_a_later_version_is_not_guessed_at() {
+        let Record::Begin(mut later) = begin() else {
+            unreachable!()
+        };
+        later.version = VERSION + 1;
+        let error = History::of(&[Record::Begin(later)]).unwrap_err();
+        assert_eq!(error.kind(), Kind::Unsupported);
+    }
+}

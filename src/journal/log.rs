@@ -1,0 +1,201 @@
+//! The journal's file: locked, recovered, appended to.
+
+use super::frame::{MAGIC, Recovered, encode, recover};
+use super::history::History;
+use super::record::Record;
+use crate::error::{Error, Kind, Result};
+use rustix::fs::{FlockOperation, flock};
+use std::fs::{self, File, OpenOptions};
+use std::io::{Read, Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+/// A journal larger than this is not one of ours: a barrier a second for a month is 600 MB.
+const MAX_FILE: u64 = 1 << 30;
+
+/// An open journal. Holds its lock until dropped.
+#[derive(Debug)]
+pub struct Journal {
+    file: File,
+    path: PathBuf,
+    history: History,
+}
+
+impl Journal {
+    /// Opens or creates the journal at `path`, takes its lock, and cuts off a torn tail.
+    ///
+    /// # Errors
+    /// Another process holds it, it is damaged, or the file cannot be used.
+    pub fn open(path: &Path) -> Result<Self> {
+        let doing = || format!("open the journal {}", path.display());
+        if let Some(parent) = path
+            .parent()
+            .filter(|parent| !parent.as_os_str().is_empty())
+        {
+            fs::create_dir_all(parent).map_err(|error| Error::io(doing(), error))?;
+        }
+        let mut options = OpenOptions::new();
+        options.read(true).write(true).create(true).truncate(false);
+        let mut file = options
+            .open(path)
+            .map_err(|error| Error::io(doing(), error))?;
+        flock(&file, FlockOperation::NonBlockingLockExclusive).map_err(|_| {
+            Error::new(Kind::Refused, doing())
+                .because("another diskferry is working on this target")
+        })?;
+        let recovered = read(&mut file).map_err(|error| error.context(doing()))?;
+        let history = History::of(&recovered.records).map_err(|error| error.context(doing()))?;
+        let mut journal = Self {
+            file,
+            path: path.to_owned(),
+            history,
+        };
+        journal.cut(recovered.valid)?;
+        Ok(journal)
+    }
+
+    /// What it tells so far.
+    #[must_use]
+    pub fn history(&self) -> &History {
+        &self.history
+    }
+
+    /// Where it is.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Appends a record; returns when it is durable.
+    ///
+    /// # Errors
+    /// The record cannot follow what is there, or is not durable.
+    pub fn append(&mut self, record: &Record) -> Result<()> {
+        self.history.apply(record)?;
+        let bytes = encode(record)?;
+        self.write(&bytes)
+    }
+
+    /// Forgets everything.
+    ///
+    /// # Errors
+    /// The file cannot be emptied.
+    pub fn clear(&mut self) -> Result<()> {
+        self.history = History::default();
+        self.cut(0)
+    }
+
+    /// Keeps the first `valid` bytes; an empty journal gets its magic, and its name made durable.
+    fn cut(&mut self, valid: usize) -> Result<()> {
+        let length = u64::try_from(valid).unwrap_or(u64::MAX);
+        let failed = |error| Error::io(format!("cut the journal {}", self.path.display()), error);
+        self.file.set_len(length).map_err(failed)?;
+        self.file.seek(SeekFrom::Start(length)).map_err(failed)?;
+        if valid == 0 {
+            self.write(MAGIC)?;
+            sync_parent(&self.path)?;
+        }
+        Ok(())
+    }
+
+    fn write(&mut self, bytes: &[u8]) -> Result<()> {
+        self.file
+            .write_all(bytes)
+            .and_then(|()| self.file.sync_data())
+            .map_err(|error| Error::io(format!("write the journal {}", self.path.display()), error))
+    }
+}
+
+fn read(file: &mut File) -> Result<Recovered> {
+    let mut bytes = Vec::new();
+    file.take(MAX_FILE.saturating_add(1))
+        .read_to_end(&mut bytes)
+        .map_err(|error| Error::io("read it", error))?;
+    if u64::try_from(bytes.len()).unwrap_or(u64::MAX) > MAX_FILE {
+        return Err(Error::new(Kind::Corrupt, "it is larger than any journal"));
+    }
+    recover(&bytes)
+}
+
+/// An id that no other journal has.
+#[must_use]
+pub fn unique_id() -> String {
+    fs::read_to_string("/proc/sys/kernel/random/uuid").map_or_else(
+        |_| format!("{:?}-{}", SystemTime::now(), std::process::id()),
+        |text| text.trim().to_owned(),
+    )
+}
+
+/// Makes the name of a new file durable.
+pub(super) fn sync_parent(path: &Path) -> Result<()> {
+    let parent = path
+        .parent()
+        .filter(|parent| !parent.as_os_str().is_empty());
+    let parent = parent.unwrap_or(Path::new("."));
+    File::open(parent)
+        .and_then(|directory| directory.sync_all())
+        .map_err(|error| Error::io(format!("sync the directory {}", parent.display()), error))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Journal;
+    use crate::digest::Algorithm;
+    use crate::endpoint::Identity;
+    use crate::error::Kind;
+    use crate::journal::record::{Begin, Record, VERSION};
+    use std::fs::OpenOptions;
+    use std::io::Write;
+
+    fn begin() -> Record {
+        let target = Identity {
+            id: "t".into(),
+            size: 1,
+            name: "t".into(),
+        };
+        let digest = Algorithm::Xxh3;
+        Record::Begin(Begin {
+            version: VERSION,
+            id: "i".into(),
+            target,
+            size: 1,
+            digest,
+        })
+    }
+
+    #[test]
+    fn a_second_process_is_refused_while_the_first_works() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("deep/er/journal");
+        let first = Journal::open(&path).unwrap();
+        let error = Journal::open(&path).unwrap_err();
+        assert_eq!(error.kind(), Kind::Refused);
+        assert!(
+            error.line().contains("another diskferry"),
+            "{}",
+            error.line()
+        );
+        drop(first);
+        Journal::open(&path).unwrap();
+    }
+
+    #[test]
+    fn a_torn_tail_is_cut_off_and_appending_goes_on_behind_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("journal");
+        Journal::open(&path).unwrap().append(&begin()).unwrap();
+        OpenOptions::new()
+            .append(true)
+            .open(&path)
+            .unwrap()
+            .write_all(&[9, 0, 0, 0, 1])
+            .unwrap();
+        let journal = Journal::open(&path).unwrap();
+        assert!(journal.history().begin.is_some());
+        drop(journal);
+        let mut journal = Journal::open(&path).unwrap();
+        assert!(journal.append(&begin()).is_err(), "only one begin");
+        journal.clear().unwrap();
+        journal.append(&begin()).unwrap();
+    }
+}

@@ -1,0 +1,26 @@
+//! The durable record of what is on the target; makes a pass resumable.
+//!
+//! Two files: the journal, a log of small records that is only appended to, and beside it the
+//! manifest, a digest for each block. A barrier record says "what is named here is on the target
+//! for good": it is appended after the target's flush succeeded and after the manifest was
+//! synced, never before (guarantee 2).
+//!
+//! ```text
+//!  record.rs     what is recorded                       no I/O
+//!  frame.rs      records ↔ bytes, the torn tail          no I/O
+//!  history.rs    records → what they mean                no I/O
+//!  log.rs        the file: lock, recover, append
+//!  manifest.rs   the other file: digests by block
+//! ```
+
+mod frame;
+mod history;
+mod log;
+mod manifest;
+mod record;
+
+pub use frame::{Recovered, recover};
+pub use history::{History, PassState};
+pub use log::{Journal, unique_id};
+pub use manifest::{Checkpoint, Manifest};
+pub use record::{Begin, PassBegin, Record, VERSION};
