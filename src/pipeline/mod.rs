@@ -1,3 +1,29 @@
 //! Runs the steps of a pass with bounded memory and bounded in-flight requests.
+//!
+//! One task drives all requests of a job as a set of futures: steps go out in order, come back in
+//! any order, and from time to time a barrier makes what came back durable and records it. Reads
+//! of some requests overlap writes of others; that is where the speed comes from.
+//!
+//! ```text
+//!  run.rs       the loop: dispatch, settle, barrier, stop
+//!  request.rs   one request: read, digest, find zeroes, write
+//!  pieces.rs    data and zeroes within a buffer           pure
+//!  pace.rs      --rate, and when a barrier is due         pure
+//!  sizer.rs     how long a request should be              pure
+//!  ledger.rs    who records what is done
+//!  stop.rs      a signal asks for an orderly end
+//! ```
 
 pub mod counters;
+mod ledger;
+mod pace;
+mod pieces;
+mod request;
+mod run;
+mod sizer;
+mod stop;
+
+pub use ledger::{Commit, Ledger};
+pub use run::{Planned, Setup, run};
+pub use sizer::RequestSize;
+pub use stop::{Stop, Stopper};

@@ -1,0 +1,156 @@
+//! When things may happen: the rate limit, and the barriers. Pure: time comes in as a value.
+
+use std::time::{Duration, Instant};
+
+/// A barrier at least this often, while anything was written.
+const BARRIER_EVERY: Duration = Duration::from_secs(1);
+
+/// A barrier is due when this much waits for it.
+const BARRIER_BYTES: u64 = 512 << 20;
+
+/// Nothing more is sent while this much waits: a crash never repeats more (guarantee 2).
+const UNRECORDED_MAX: u64 = 1 << 30;
+
+/// Decides when the next barrier is due.
+#[derive(Debug)]
+pub(super) struct Barriers {
+    last: Instant,
+    /// Bytes that completed since the last barrier began.
+    unrecorded: u64,
+    /// Bytes that the running barrier covers.
+    recording: u64,
+}
+
+impl Barriers {
+    pub(super) fn new(now: Instant) -> Self {
+        Self {
+            last: now,
+            unrecorded: 0,
+            recording: 0,
+        }
+    }
+
+    pub(super) fn completed(&mut self, bytes: u64) {
+        self.unrecorded = self.unrecorded.saturating_add(bytes);
+    }
+
+    /// Whether one should begin, if none is running.
+    pub(super) fn is_due(&self, now: Instant) -> bool {
+        self.unrecorded >= BARRIER_BYTES
+            || (self.unrecorded > 0 && now.saturating_duration_since(self.last) >= BARRIER_EVERY)
+    }
+
+    /// When to look again.
+    pub(super) fn next(&self) -> Instant {
+        self.last.checked_add(BARRIER_EVERY).unwrap_or(self.last)
+    }
+
+    /// Whether more would be at risk than may be.
+    pub(super) fn must_wait(&self) -> bool {
+        self.unrecorded.saturating_add(self.recording) >= UNRECORDED_MAX
+    }
+
+    pub(super) fn began(&mut self, now: Instant) {
+        self.last = now;
+        self.recording = std::mem::take(&mut self.unrecorded);
+    }
+
+    pub(super) fn ended(&mut self) {
+        self.recording = 0;
+    }
+}
+
+/// Bytes per second, smoothed over a tenth of a second.
+#[derive(Debug)]
+pub(super) struct RateLimit {
+    bytes_per_second: u64,
+    /// When the bytes that were allowed so far are paid for.
+    paid: Instant,
+}
+
+impl RateLimit {
+    pub(super) fn new(bytes_per_second: u64, now: Instant) -> Self {
+        Self {
+            bytes_per_second: bytes_per_second.max(1),
+            paid: now,
+        }
+    }
+
+    /// Takes `bytes` into account; says how long to wait before sending them.
+    pub(super) fn take(&mut self, bytes: u64, now: Instant) -> Duration {
+        let burst = Duration::from_millis(100);
+        // Time that was not used is lost, but for a tenth of a second.
+        self.paid = self.paid.max(now.checked_sub(burst).unwrap_or(now));
+        let wait = self.paid.saturating_duration_since(now);
+        let nanos = u128::from(bytes).saturating_mul(1_000_000_000);
+        let cost = nanos
+            .checked_div(u128::from(self.bytes_per_second))
+            .unwrap_or(0);
+        let cost = Duration::from_nanos(u64::try_from(cost).unwrap_or(u64::MAX));
+        self.paid = self.paid.checked_add(cost).unwrap_or(self.paid);
+        wait
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{BARRIER_BYTES, Barriers, RateLimit};
+    use std::time::{Duration, Instant};
+
+    #[test]
+    fn a_barrier_is_due_after_a_second_or_half_a_gibibyte_and_never_for_nothing() {
+        let start = Instant::now();
+        let later = start + Duration::from_secs(2);
+        let mut barriers = Barriers::new(start);
+        assert!(!barriers.is_due(later), "nothing was written");
+        barriers.completed(1);
+        assert!(!barriers.is_due(start));
+        assert!(barriers.is_due(later));
+        barriers.completed(BARRIER_BYTES);
+        assert!(barriers.is_due(start));
+    }
+
+    #[test]
+    fn no_more_than_a_gibibyte_is_ever_at_risk() {
+        let now = Instant::now();
+        let mut barriers = Barriers::new(now);
+        barriers.completed(BARRIER_BYTES);
+        barriers.began(now);
+        barriers.completed(BARRIER_BYTES - 1);
+        assert!(!barriers.must_wait());
+        barriers.completed(1);
+        assert!(
+            barriers.must_wait(),
+            "a barrier that has not ended protects nothing"
+        );
+        barriers.ended();
+        assert!(!barriers.must_wait());
+    }
+
+    #[test]
+    fn the_rate_holds_over_time_whatever_the_request_size() {
+        for request in [1000, 50_000, 900_000] {
+            let start = Instant::now();
+            let mut now = start;
+            let mut limit = RateLimit::new(1_000_000, start);
+            let mut sent = 0;
+            while now < start + Duration::from_secs(10) {
+                now += limit.take(request, now);
+                sent += request;
+            }
+            assert!(
+                (9_000_000..=12_000_000).contains(&sent),
+                "{sent} in steps of {request}"
+            );
+        }
+    }
+
+    #[test]
+    fn an_idle_hour_does_not_buy_an_hour_of_full_speed() {
+        let start = Instant::now();
+        let mut limit = RateLimit::new(1000, start);
+        let now = start + Duration::from_secs(3600);
+        limit.take(1000, now);
+        assert!(limit.take(1000, now) >= Duration::from_millis(800));
+    }
+}

@@ -1,0 +1,310 @@
+//! The loop: dispatch, settle, barrier, stop.
+
+use super::counters::Counters;
+use super::ledger::Ledger;
+use super::pace::{Barriers, RateLimit};
+use super::request::{self, Content, Settled, Shared};
+use super::sizer::{RequestSize, Sizer};
+use super::stop::Stop;
+use crate::buffer::Budget;
+use crate::error::{Error, Kind, Result};
+use crate::extent::ByteRange;
+use crate::plan::{Done, Frontier, Step};
+use crate::source::Source;
+use crate::target::{Target, Zeroing};
+use futures_util::future::BoxFuture;
+use futures_util::stream::{FuturesUnordered, Stream, StreamExt};
+use std::collections::VecDeque;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+/// How long requests that are out may still take once an end was asked for, and then the barrier
+/// that records them. Together less than the second that a user waits.
+const GRACE: Duration = Duration::from_millis(400);
+
+/// Steps that wait to be cut and sent while more are planned: planning runs ahead of copying.
+const LOOKAHEAD: usize = 64;
+
+/// The steps of one window.
+#[derive(Debug)]
+pub struct Planned {
+    /// What the steps deal with, gaps between them included.
+    pub window: ByteRange,
+    /// In order.
+    pub steps: Vec<Step>,
+}
+
+/// What a run of the pipeline needs.
+#[derive(Debug)]
+pub struct Setup {
+    /// Read from.
+    pub source: Arc<dyn Source>,
+    /// Written to.
+    pub target: Arc<dyn Target>,
+    /// Buffers and request slots; may be shared with other jobs.
+    pub budget: Budget,
+    /// Told as it happens.
+    pub counters: Arc<Counters>,
+    /// Requests in flight.
+    pub requests: usize,
+    /// Bytes of a request.
+    pub request_size: RequestSize,
+    /// Requests start on multiples of this where they are cut.
+    pub grain: u64,
+    /// Runs of this many zero bytes in data are zeroed, not written; 0 finds none.
+    pub sparse: u32,
+    /// What becomes of the space under zeroes.
+    pub zeroing: Zeroing,
+    /// The target reads as zero wherever this pass has not written: nothing needs zeroing.
+    pub reads_zero: bool,
+    /// Bytes per second.
+    pub rate: Option<u64>,
+    /// What an earlier run of this pass made durable.
+    pub done: Done,
+}
+
+/// Runs all steps of `feed`; ends with a barrier if there is a `ledger`.
+///
+/// Without a ledger nothing is flushed: the caller does that.
+///
+/// # Errors
+/// The first failure of any request, flush or record; or `Interrupted` after an orderly stop. In
+/// both cases what had completed was recorded as far as the target could still be flushed.
+pub async fn run<F>(
+    setup: Setup,
+    feed: F,
+    ledger: Option<&mut dyn Ledger>,
+    stop: Stop,
+) -> Result<()>
+where
+    F: Stream<Item = Result<Planned>> + Send,
+{
+    let mut run = Run::new(setup, ledger);
+    let mut feed = std::pin::pin!(feed);
+    let outcome = run.work(feed.as_mut(), stop).await;
+    match outcome {
+        Ok(()) => run.last_barrier().await,
+        Err(error) => {
+            run.settle_what_is_out().await;
+            Err(error)
+        }
+    }
+}
+
+type InFlight = FuturesUnordered<BoxFuture<'static, Result<Settled>>>;
+
+struct Run<'a> {
+    shared: Arc<Shared>,
+    ledger: Option<&'a mut dyn Ledger>,
+    in_flight: InFlight,
+    barrier: Option<BoxFuture<'static, Result<()>>>,
+    queue: VecDeque<Step>,
+    /// End of the last window that was taken from the feed.
+    fed: u64,
+    frontier: Frontier,
+    sizer: Sizer,
+    rate: Option<RateLimit>,
+    barriers: Barriers,
+    began: Instant,
+    requests: usize,
+    grain: u64,
+}
+
+impl<'a> Run<'a> {
+    fn new(setup: Setup, ledger: Option<&'a mut dyn Ledger>) -> Self {
+        let now = Instant::now();
+        let shared = Shared {
+            source: setup.source,
+            target: setup.target,
+            budget: setup.budget,
+            counters: setup.counters,
+            sparse: usize::try_from(setup.sparse).unwrap_or(0),
+            zeroing: setup.zeroing,
+            reads_zero: setup.reads_zero,
+            digest: ledger.as_ref().map(|ledger| ledger.algorithm()),
+        };
+        Self {
+            shared: Arc::new(shared),
+            ledger,
+            in_flight: FuturesUnordered::new(),
+            barrier: None,
+            queue: VecDeque::new(),
+            fed: setup.done.below,
+            frontier: Frontier::resume(&setup.done),
+            sizer: Sizer::new(setup.request_size),
+            rate: setup.rate.map(|rate| RateLimit::new(rate, now)),
+            barriers: Barriers::new(now),
+            began: now,
+            requests: setup.requests.max(1),
+            grain: setup.grain.max(1),
+        }
+    }
+
+    async fn work<F>(&mut self, mut feed: Pin<&mut F>, mut stop: Stop) -> Result<()>
+    where
+        F: Stream<Item = Result<Planned>> + Send,
+    {
+        let mut feed_ended = false;
+        loop {
+            self.dispatch();
+            if feed_ended && self.queue.is_empty() && self.in_flight.is_empty() {
+                return self.end_barrier().await;
+            }
+            self.begin_barrier_if_due();
+            let wake = tokio::time::Instant::from_std(self.barriers.next());
+            let waits_for_barrier = self.ledger.is_some() && self.barrier.is_none();
+            tokio::select! {
+                biased;
+                () = stop.requested() => {
+                    return Err(Error::new(Kind::Interrupted, "stopped by a signal")
+                        .hint("run the same command again to continue"));
+                }
+                Some(settled) = self.in_flight.next() => self.settle(settled?)?,
+                flushed = running(&mut self.barrier) => {
+                    self.barrier = None;
+                    self.barriers.ended();
+                    flushed?;
+                }
+                planned = feed.next(), if !feed_ended && self.queue.len() < LOOKAHEAD => match planned {
+                    Some(planned) => self.enqueue(planned?),
+                    None => feed_ended = true,
+                },
+                () = tokio::time::sleep_until(wake), if waits_for_barrier => {}
+            }
+        }
+    }
+
+    fn enqueue(&mut self, planned: Planned) {
+        self.fed = planned.window.end;
+        self.queue.extend(planned.steps);
+        if self.queue.is_empty() {
+            self.note_position();
+        }
+    }
+
+    /// Sends out as much as may be out.
+    fn dispatch(&mut self) {
+        while self.in_flight.len() < self.requests && !self.barriers.must_wait() {
+            let Some(step) = self.cut_next() else { break };
+            let range = step.range();
+            self.frontier.sent(range);
+            let delay = match (&mut self.rate, step) {
+                (Some(rate), Step::Copy(_)) => rate.take(range.len(), Instant::now()),
+                _ => Duration::ZERO,
+            };
+            self.in_flight
+                .push(Box::pin(request::run(self.shared.clone(), step, delay)));
+        }
+    }
+
+    /// The next request: the first step, or as much of it as a request may be long.
+    fn cut_next(&mut self) -> Option<Step> {
+        let step = self.queue.pop_front()?;
+        let Step::Copy(range) = step else {
+            return Some(step);
+        };
+        // Cut where a multiple of the request size lies, so that requests stay aligned after a
+        // ragged start.
+        let size = self.sizer.size().max(self.grain);
+        let misaligned = range.start.checked_rem(size).unwrap_or(0);
+        let (now, later) = range.split(size.saturating_sub(misaligned));
+        if !later.is_empty() {
+            self.queue.push_front(Step::Copy(later));
+        }
+        Some(Step::Copy(now))
+    }
+
+    fn settle(&mut self, settled: Settled) -> Result<()> {
+        let Settled { range, content } = settled;
+        if let Some(ledger) = &mut self.ledger {
+            match &content {
+                Content::Zero => ledger.zeroed(range)?,
+                Content::Data(digests) => ledger.copied(range.start, digests)?,
+            }
+        }
+        self.frontier.finished(range);
+        self.barriers.completed(range.len());
+        if let Content::Data(_) = content {
+            self.sizer.completed(range.len(), self.began.elapsed());
+        }
+        self.note_position();
+        Ok(())
+    }
+
+    fn note_position(&mut self) {
+        if self.queue.is_empty() {
+            self.frontier.planned_to(self.fed);
+        }
+        let position = self.frontier.position();
+        self.shared
+            .counters
+            .position
+            .fetch_max(position, Ordering::Relaxed);
+    }
+
+    fn begin_barrier_if_due(&mut self) {
+        let full = self.ledger.as_ref().is_some_and(|ledger| ledger.is_full());
+        if self.barrier.is_none() && (full || self.barriers.is_due(Instant::now())) {
+            self.begin_barrier();
+        }
+    }
+
+    /// What completed until now becomes durable, then recorded; in that order (guarantee 2).
+    fn begin_barrier(&mut self) {
+        let Some(ledger) = &mut self.ledger else {
+            return;
+        };
+        let commit = ledger.checkpoint(self.frontier.done());
+        self.barriers.began(Instant::now());
+        let shared = self.shared.clone();
+        self.barrier = Some(Box::pin(async move {
+            let began = Instant::now();
+            shared.target.flush().await?;
+            Counters::spent(&shared.counters.target_wait, began.elapsed());
+            tokio::task::spawn_blocking(commit)
+                .await
+                .map_err(|error| Error::new(Kind::Io, "record a barrier").because(error))?
+        }));
+    }
+
+    async fn end_barrier(&mut self) -> Result<()> {
+        match self.barrier.take() {
+            Some(barrier) => barrier.await,
+            None => Ok(()),
+        }
+    }
+
+    async fn last_barrier(&mut self) -> Result<()> {
+        self.begin_barrier();
+        self.end_barrier().await
+    }
+
+    /// After a failure or a stop: what is out may come back for a moment, and is recorded.
+    async fn settle_what_is_out(&mut self) {
+        let deadline = tokio::time::Instant::now() + GRACE;
+        while let Ok(Some(outcome)) = tokio::time::timeout_at(deadline, self.in_flight.next()).await
+        {
+            // Another failure says nothing new; what did succeed still counts.
+            if outcome.and_then(|settled| self.settle(settled)).is_err() {
+                tracing::debug!("another request failed while the pass was ending");
+            }
+        }
+        let recorded = tokio::time::timeout(GRACE, async {
+            self.end_barrier().await?;
+            self.last_barrier().await
+        });
+        if !matches!(recorded.await, Ok(Ok(()))) {
+            tracing::debug!("the last barrier could not be completed; the one before it counts");
+        }
+    }
+}
+
+/// Waits for the barrier, if there is one.
+async fn running(barrier: &mut Option<BoxFuture<'static, Result<()>>>) -> Result<()> {
+    match barrier {
+        Some(barrier) => barrier.await,
+        None => std::future::pending().await,
+    }
+}
