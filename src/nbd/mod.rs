@@ -5,8 +5,10 @@
 //!
 //! ```text
 //!  wire.rs   bytes as the specification draws them    no logic
+//!  server/   exports disks to clients of any make
 //! ```
 //!
 //! [specification]: https://github.com/NetworkBlockDevice/nbd/blob/master/doc/proto.md
 
+pub mod server;
 pub mod wire;
