@@ -48,7 +48,6 @@ mod tests {
         json.event(&Event::Warning {
             message: "two\nlines".to_owned(),
         });
-        drop(json);
         let text = String::from_utf8(out).unwrap();
         let lines: Vec<serde_json::Value> = text
             .lines()

@@ -25,9 +25,9 @@ impl Ticker {
     ///
     /// Where no thread can be had, the job goes on without a heartbeat and a warning says so.
     #[must_use]
-    pub fn start(reporter: Arc<dyn Reporter>, counters: Arc<Counters>, size: u64) -> Self {
+    pub fn start(reporter: &Arc<dyn Reporter>, counters: Arc<Counters>, size: u64) -> Self {
         let (stop, stopped) = channel();
-        let voice = reporter.clone();
+        let voice = Arc::clone(reporter);
         let spawned = Builder::new()
             .name("progress".to_owned())
             .spawn(move || tick(voice.as_ref(), &counters, size, &stopped));
@@ -119,7 +119,7 @@ mod tests {
         );
         let heard = Arc::new(Heard::default());
         let counters = Arc::new(Counters::default());
-        let ticker = Ticker::start(heard.clone(), counters.clone(), 100);
+        let ticker = Ticker::start(&(heard.clone() as Arc<dyn Reporter>), counters.clone(), 100);
         sleep(INTERVAL * 3);
         counters.position.store(100, Ordering::Relaxed);
         drop(ticker);

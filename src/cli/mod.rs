@@ -1,0 +1,217 @@
+//! Words → options → jobs, and what a person or a script gets to see of them.
+//!
+//! ```text
+//!  words.rs     addresses, sizes and names, out of single words; pure
+//!  speed.rs     the options of speed and memory that commands share
+//!  output.rs    standard output and error, the reporter, tracing
+//!  <name>.rs    one command: its options, and how they become a job
+//! ```
+//!
+//! A command is one file and one line in [`COMMANDS`]: `--help`, completions and man pages read
+//! that table. `nbdcopy` is the exception: it has the grammar of the program that it stands for.
+
+mod completions;
+mod copy;
+mod man;
+mod nbdcopy;
+mod output;
+mod speed;
+mod words;
+
+use crate::error::{Error, Result};
+use clap::{ArgMatches, Args, FromArgMatches};
+use output::Output;
+use std::ffi::OsString;
+use std::future::Future;
+use std::path::Path;
+use std::pin::Pin;
+use std::process::ExitCode;
+use std::thread::available_parallelism;
+use std::time::Duration;
+use tokio::runtime::{Builder, Runtime};
+
+/// Every command, in the order in which `--help` shows them.
+const COMMANDS: &[Entry] = &[
+    Entry::of::<copy::Copy>(),
+    Entry::of::<nbdcopy::Passthrough>(),
+    Entry::of::<completions::Completions>(),
+    Entry::of::<man::Man>(),
+];
+
+/// How long what still runs after the end of a command may take to notice.
+const GRACE: Duration = Duration::from_millis(500);
+
+/// A command: options that can be parsed, and what they do.
+trait Command: Args + 'static {
+    /// What it is called.
+    const NAME: &'static str;
+
+    /// Whether `--help` leaves it out.
+    const HIDDEN: bool = false;
+
+    /// Does it.
+    async fn run(self, output: Output) -> Result<()>;
+}
+
+type Running = Pin<Box<dyn Future<Output = Result<()>>>>;
+
+/// One line of [`COMMANDS`].
+struct Entry {
+    name: &'static str,
+    define: fn() -> clap::Command,
+    start: fn(&ArgMatches, Output) -> Result<Running, clap::Error>,
+}
+
+impl Entry {
+    const fn of<C: Command>() -> Self {
+        Self {
+            name: C::NAME,
+            define: || C::augment_args(clap::Command::new(C::NAME)).hide(C::HIDDEN),
+            start: |matches, output| {
+                let command = C::from_arg_matches(matches)?;
+                Ok(Box::pin(command.run(output)))
+            },
+        }
+    }
+}
+
+/// The grammar of the whole program.
+fn grammar() -> clap::Command {
+    let program = clap::Command::new("diskferry")
+        .version(env!("CARGO_PKG_VERSION"))
+        .subcommand_required(true)
+        .arg_required_else_help(true)
+        .after_help("Addresses, options and exit codes: docs/reference.md.");
+    output::Options::augment_args(program)
+        // After the options, which would put what they are for in the place of this.
+        .about(env!("CARGO_PKG_DESCRIPTION"))
+        .subcommands(COMMANDS.iter().map(|entry| (entry.define)()))
+}
+
+/// A command line that makes sense and is ready to run.
+pub struct Call(Kind);
+
+enum Kind {
+    Command(Running, Output),
+    Nbdcopy(nbdcopy::Call),
+}
+
+/// Reads a command line: the program's name, and its words.
+///
+/// # Errors
+/// There is nothing to run: help was printed, or the words make no sense and that was said. What
+/// comes back is the exit code.
+pub fn parse(words: impl IntoIterator<Item = OsString>) -> Result<Call, ExitCode> {
+    let mut words: Vec<OsString> = words.into_iter().collect();
+    if let Some(first) = nbdcopy_begins(&words) {
+        let words = words.split_off(first);
+        return Ok(Call(Kind::Nbdcopy(nbdcopy::Call::new(words))));
+    }
+    command(words::fold_brackets(words))
+        .map(|(running, output)| Call(Kind::Command(running, output)))
+        .map_err(|error| {
+            // Nothing can be told to somebody who cannot be written to.
+            let _ = error.print();
+            ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2))
+        })
+}
+
+fn command(words: Vec<OsString>) -> Result<(Running, Output), clap::Error> {
+    let matches = grammar().try_get_matches_from(words)?;
+    let output = Output::new(output::Options::from_arg_matches(&matches)?);
+    let found = matches.subcommand().and_then(|(name, matches)| {
+        let entry = COMMANDS.iter().find(|entry| entry.name == name)?;
+        Some((entry.start)(matches, output.clone()))
+    });
+    match found {
+        Some(started) => Ok((started?, output)),
+        None => Err(grammar().error(clap::error::ErrorKind::MissingSubcommand, "no command")),
+    }
+}
+
+/// Where the words of `nbdcopy` begin, its name first, if that is what was called: through a link
+/// of that name, or as a command.
+fn nbdcopy_begins(words: &[OsString]) -> Option<usize> {
+    let is = |word: Option<&OsString>| {
+        let name = word.and_then(|word| Path::new(word).file_name());
+        name.is_some_and(|name| name == nbdcopy::NAME)
+    };
+    if is(words.first()) {
+        return Some(0);
+    }
+    words
+        .get(1)
+        .is_some_and(|word| word == nbdcopy::NAME)
+        .then_some(1)
+}
+
+impl Call {
+    /// Does what the command line says, tells how it ended, and returns the exit code.
+    #[must_use]
+    pub fn run(self) -> ExitCode {
+        let runtime = match runtime() {
+            Ok(runtime) => runtime,
+            Err(error) => return Output::default().failed(&error),
+        };
+        let code = match self.0 {
+            Kind::Nbdcopy(call) => runtime.block_on(call.run()),
+            Kind::Command(running, output) => {
+                output.trace();
+                match runtime.block_on(running) {
+                    Ok(()) => ExitCode::SUCCESS,
+                    Err(error) => output.failed(&error),
+                }
+            }
+        };
+        // A thread that hangs in a dead device must not keep the program from ending.
+        runtime.shutdown_timeout(GRACE);
+        code
+    }
+}
+
+/// One thread where there are at most two cores: what is saved in handing data from core to core
+/// is worth more than the second core, which the server or the kernel uses anyhow.
+fn runtime() -> Result<Runtime> {
+    let cores = available_parallelism().map_or(1, usize::from);
+    let mut builder = if cores <= 2 {
+        Builder::new_current_thread()
+    } else {
+        Builder::new_multi_thread()
+    };
+    builder
+        .worker_threads(cores.min(4))
+        .enable_all()
+        .build()
+        .map_err(|error| Error::io("start the runtime", error))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{COMMANDS, grammar, nbdcopy_begins};
+    use std::ffi::OsString;
+
+    #[test]
+    fn the_grammar_is_consistent() {
+        grammar().debug_assert();
+    }
+
+    #[test]
+    fn every_command_says_what_it_is_for() {
+        for entry in COMMANDS {
+            assert!((entry.define)().get_about().is_some(), "{}", entry.name);
+        }
+    }
+
+    #[test]
+    fn nbdcopy_is_a_name_and_a_command_and_not_a_file() {
+        let begins = |text: &str| {
+            let words: Vec<OsString> = text.split_whitespace().map(Into::into).collect();
+            nbdcopy_begins(&words)
+        };
+        assert_eq!(begins("/usr/bin/nbdcopy a b"), Some(0));
+        assert_eq!(begins("diskferry nbdcopy a b"), Some(1));
+        assert_eq!(begins("diskferry copy nbdcopy b"), None);
+        assert_eq!(begins("nbdcopy2 a b"), None);
+        assert_eq!(begins(""), None);
+    }
+}

@@ -1,0 +1,162 @@
+//! Standard output and error: results, events, failures, tracing.
+
+use crate::error::{Error, Kind, Result};
+use crate::report::{Event, Human, Json, Progress, Reporter, Show};
+use clap::{ArgAction, Args};
+use std::fmt;
+use std::io::{self, ErrorKind, IsTerminal, Write};
+use std::process::ExitCode;
+use std::sync::Arc;
+use tracing_subscriber::EnvFilter;
+
+/// Exit code when whoever read our output went away: that of a program killed by SIGPIPE.
+const CLOSED: u8 = 128 + 13;
+
+/// How results, progress and errors are told; every command takes these.
+#[derive(Args, Clone, Debug, Default)]
+#[command(next_help_heading = "Output")]
+pub(super) struct Options {
+    /// Print JSON on standard output: events one per line (docs/events.md), or the result
+    #[arg(long, global = true)]
+    json: bool,
+
+    /// Show progress also where standard error is not a terminal
+    #[arg(short, long, global = true)]
+    progress: bool,
+
+    /// Show nothing but the result, warnings and errors
+    #[arg(short, long, global = true, conflicts_with = "progress")]
+    quiet: bool,
+
+    /// Log what is done to standard error; twice logs every request
+    #[arg(short, long, global = true, action = ArgAction::Count)]
+    verbose: u8,
+}
+
+/// Where a command tells what it has to tell.
+#[derive(Clone, Default)]
+pub(super) struct Output {
+    options: Options,
+}
+
+impl Output {
+    pub(super) fn new(options: Options) -> Self {
+        Self { options }
+    }
+
+    /// Whether results are wanted as JSON.
+    pub(super) fn json(&self) -> bool {
+        self.options.json
+    }
+
+    /// Who hears of the events of a job.
+    pub(super) fn reporter(&self) -> Arc<dyn Reporter> {
+        if self.options.json {
+            return Arc::new(Json::new(io::stdout()));
+        }
+        let progress = match (io::stderr().is_terminal(), self.options.progress) {
+            (true, _) => Progress::Bar,
+            (false, true) => Progress::Lines,
+            (false, false) => Progress::Hidden,
+        };
+        let show = Show {
+            progress,
+            quiet: self.options.quiet,
+            verbose: self.options.verbose > 0,
+        };
+        Arc::new(Human::new(show, io::stderr()))
+    }
+
+    /// Tells a failure and returns its exit code.
+    pub(super) fn failed(&self, error: &Error) -> ExitCode {
+        if is_closed(error) {
+            return ExitCode::from(CLOSED);
+        }
+        let code = error.kind().exit_code();
+        self.reporter().event(&Event::Failed {
+            message: error.line(),
+            code,
+        });
+        ExitCode::from(code)
+    }
+
+    /// Sends tracing to standard error, as much of it as `--verbose` or `DISKFERRY_LOG` asks for.
+    pub(super) fn trace(&self) {
+        let level = match self.options.verbose {
+            0 => "off",
+            1 => "diskferry=debug",
+            _ => "diskferry=trace",
+        };
+        let filter =
+            EnvFilter::try_from_env("DISKFERRY_LOG").unwrap_or_else(|_| EnvFilter::new(level));
+        // Fails only if somebody set a subscriber before: then that one is wanted.
+        let _ = tracing_subscriber::fmt()
+            .with_env_filter(filter)
+            .with_writer(io::stderr)
+            .with_ansi(io::stderr().is_terminal())
+            .try_init();
+    }
+}
+
+/// Writes to standard output.
+///
+/// # Errors
+/// It cannot be written. If that is because nobody reads it any more, the program ends quietly.
+pub(super) fn print(text: &str) -> Result<()> {
+    write(&mut io::stdout().lock(), text.as_bytes())
+}
+
+/// Writes all of `bytes` and flushes, as [`print`] does.
+pub(super) fn write(out: &mut dyn Write, bytes: &[u8]) -> Result<()> {
+    let written = out.write_all(bytes).and_then(|()| out.flush());
+    written.map_err(|error| match error.kind() {
+        ErrorKind::BrokenPipe => {
+            Error::new(Kind::Interrupted, "write to standard output").because(Closed)
+        }
+        _ => Error::io("write to standard output", error),
+    })
+}
+
+/// Nobody reads our output any more: reason to stop, and nothing to complain about.
+#[derive(Debug)]
+struct Closed;
+
+impl fmt::Display for Closed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("nobody reads it")
+    }
+}
+
+impl std::error::Error for Closed {}
+
+fn is_closed(error: &Error) -> bool {
+    std::error::Error::source(error).is_some_and(|cause| cause.is::<Closed>())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{is_closed, write};
+    use crate::error::Kind;
+    use std::io::{Error, ErrorKind, Result, Write};
+
+    struct Broken(ErrorKind);
+
+    impl Write for Broken {
+        fn write(&mut self, _: &[u8]) -> Result<usize> {
+            Err(Error::from(self.0))
+        }
+
+        fn flush(&mut self) -> Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_reader_that_went_away_is_told_from_a_full_disk() {
+        let closed = write(&mut Broken(ErrorKind::BrokenPipe), b"x").unwrap_err();
+        assert!(is_closed(&closed));
+        let full = write(&mut Broken(ErrorKind::StorageFull), b"x").unwrap_err();
+        assert!(!is_closed(&full));
+        assert_eq!(full.kind(), Kind::Io);
+    }
+}
