@@ -1,0 +1,12 @@
+//! Tests of the whole program against real peers: one binary, so that it is linked once.
+//!
+//! A peer that is missing fails the test that needs it; `tests/run peers` installs them.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test crate: a panic is how a test fails"
+)]
+
+mod rig;

@@ -1,0 +1,30 @@
+//! The rig: real peers and real block devices, each held by a guard that stops it when dropped.
+//!
+//! ```text
+//!  room.rs     a directory for one test, and the program run from it
+//!  disk.rs     disks with content that a seed determines, and byte comparison
+//!  server.rs   a child process that dies with its test; nbdkit, qemu-nbd
+//!  qsd.rs      qemu-storage-daemon: a running disk with dirty bitmaps, and its guest
+//!  block.rs    loop devices, and a LUN behind a real iSCSI target
+//! ```
+//!
+//! Servers listen on unix sockets or loopback only. Nothing here is a mock.
+
+#![allow(
+    dead_code,
+    reason = "a toolbox: not every tool is in use at every time"
+)]
+#![allow(unused_imports, reason = "likewise")]
+
+mod block;
+mod disk;
+mod qsd;
+mod room;
+mod server;
+mod tests;
+
+pub(crate) use block::{IscsiLun, LoopDevice};
+pub(crate) use disk::{Rng, assert_same_bytes, first_difference, random_disk, sparse_disk};
+pub(crate) use qsd::{Frozen, Guest, Qsd};
+pub(crate) use room::{Outcome, Room, Running};
+pub(crate) use server::{Nbdkit, QemuNbd, Server, run, uri};
