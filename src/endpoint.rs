@@ -1,5 +1,7 @@
 //! What sources and targets have in common: request limits and identity.
 
+use crate::error::{Error, Kind, Result};
+use crate::extent::ByteRange;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
@@ -41,4 +43,16 @@ impl fmt::Display for Identity {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.name)
     }
+}
+
+/// Checks that `range` lies on a disk of `size` bytes; `doing` and `name` are for the message.
+///
+/// # Errors
+/// It does not. Neither a source nor a target makes up bytes past its end.
+pub fn check_bounds(doing: &str, name: &str, range: ByteRange, size: u64) -> Result<()> {
+    if range.end <= size {
+        return Ok(());
+    }
+    let why = format!("{doing} {name}: {range} is past its end, {size:#x}");
+    Err(Error::new(Kind::Io, why).at(range.start))
 }

@@ -20,3 +20,6 @@ pub mod endpoint;
 pub mod error;
 pub mod extent;
 pub mod sys;
+
+#[cfg(feature = "testkit")]
+pub mod testkit;

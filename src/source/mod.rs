@@ -5,6 +5,9 @@
 //!  stdin.rs   a stream that is read once         export.rs a Source served over NBD
 //! ```
 
+pub mod file;
+pub mod stdin;
+
 use crate::buffer::Buffer;
 use crate::endpoint::{Identity, Limits};
 use crate::error::Result;

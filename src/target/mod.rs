@@ -4,15 +4,29 @@
 //!  block.rs   a block device, past the page cache   probe.rs   what really zeroes it
 //!  file.rs    a regular file, whole or not there    nbd.rs     an NBD export
 //!  stdout.rs  a stream, written in order            null.rs    nowhere
+//!
+//!  zeroing.rs     ways to zero a range              preflight.rs  may it be written? (pure)
+//!  signature.rs   what is on a disk already (pure)
 //! ```
+
+pub mod block;
+pub mod file;
+pub mod null;
+pub mod preflight;
+pub mod probe;
+pub mod signature;
+pub mod stdout;
+pub mod zeroing;
 
 use crate::buffer::Buffer;
 use crate::endpoint::{Identity, Limits};
 use crate::error::Result;
 use crate::extent::ByteRange;
+use crate::sys::queue::Queue;
 use async_trait::async_trait;
 use bytes::Bytes;
 use std::fmt;
+use std::io;
 
 /// What becomes of the space under a range that is zeroed.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, Default)]
@@ -100,4 +114,18 @@ pub trait Target: fmt::Debug + Send + Sync {
     async fn finalize(&self) -> Result<()> {
         Ok(())
     }
+}
+
+/// Fills `buffer` with what a local disk holds in `range`, not what the page cache does.
+async fn read_back(queue: &Queue, range: ByteRange, buffer: Buffer) -> io::Result<Buffer> {
+    let align = u64::from(queue.disk().align());
+    let past_the_cache = queue.disk().is_direct() && range.len().is_multiple_of(align);
+    if !past_the_cache {
+        queue.run(move |disk| disk.evict(range)).await?;
+    }
+    let (buffer, count) = queue.read(range.start, buffer).await?;
+    if count < buffer.len() {
+        return Err(io::ErrorKind::UnexpectedEof.into());
+    }
+    Ok(buffer)
 }

@@ -1,0 +1,348 @@
+//! A regular file as target: whole under its name, or not there.
+//!
+//! A new file grows as `.NAME.partial` beside its final name, and gets that name only when it is
+//! complete and durable. It is created sparse, so what is never written reads as zeroes.
+
+use super::zeroing::{Method, Zeroer};
+use super::{Target, Untouched, Zeroing};
+use crate::buffer::Buffer;
+use crate::endpoint::{Identity, Limits, check_bounds};
+use crate::error::{Error, Kind, Result};
+use crate::extent::ByteRange;
+use crate::sys::blocking;
+use crate::sys::disk::{Disk, Open};
+use crate::sys::queue::Queue;
+use async_trait::async_trait;
+use bytes::Bytes;
+use rustix::fs::{CWD, FlockOperation, Mode, OFlags, RenameFlags};
+use rustix::io::Errno;
+use std::fs;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+
+/// How a file is opened for writing.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct FileOptions {
+    /// Bytes that it will have. A file that is written in place may be larger and stays so.
+    pub size: u64,
+    /// A file of that name may be replaced.
+    pub overwrite: bool,
+    /// Write into the file of that name, which is created if there is none.
+    pub in_place: bool,
+    /// A journal shows that an earlier run began it: go on with the partial file.
+    pub resuming: bool,
+    /// Go through the page cache even if the file can be written directly.
+    pub page_cache: bool,
+}
+
+/// A regular file that is written. See the [module](self).
+#[derive(Debug)]
+pub struct FileTarget {
+    queue: Queue,
+    /// The name that it will have, free of symbolic links.
+    path: PathBuf,
+    name: String,
+    size: u64,
+    untouched: Untouched,
+    zeroer: Zeroer,
+    finish: Option<Finish>,
+}
+
+/// How a partial file becomes whole.
+#[derive(Clone, Debug)]
+struct Finish {
+    partial: PathBuf,
+    path: PathBuf,
+    replace: bool,
+}
+
+/// What [`prepare`] opened.
+struct Prepared {
+    disk: Disk,
+    path: PathBuf,
+    size: u64,
+    fresh: bool,
+    finish: Option<Finish>,
+}
+
+impl FileTarget {
+    /// Opens or creates the file at `path`.
+    ///
+    /// # Errors
+    /// [`Kind::Refused`] if something is there that may not be replaced, or another process is
+    /// writing it; or the file cannot be made.
+    pub async fn open(path: &Path, options: FileOptions) -> Result<Self> {
+        let name = path.display().to_string();
+        let owned = path.to_owned();
+        let prepared = blocking(move || Ok(prepare(&owned, options)))
+            .await
+            .map_err(|error| Error::io(format!("create {name}"), error))??;
+        Ok(Self {
+            queue: Queue::new(prepared.disk),
+            path: prepared.path,
+            name,
+            size: prepared.size,
+            untouched: if prepared.fresh {
+                Untouched::Zero
+            } else {
+                Untouched::Unknown
+            },
+            zeroer: Zeroer::new(),
+            finish: prepared.finish,
+        })
+    }
+
+    fn cut(&self, doing: &str, range: ByteRange) -> Result<()> {
+        check_bounds(doing, &self.name, range, self.size)?;
+        if range
+            .start
+            .is_multiple_of(u64::from(self.queue.disk().align()))
+        {
+            return Ok(());
+        }
+        let align = self.queue.disk().align();
+        let why = format!("{doing} {}: not aligned to {align} bytes", self.name);
+        Err(Error::new(Kind::Usage, why).at(range.start))
+    }
+
+    fn failed(&self, doing: &str, offset: u64, error: io::Error) -> Error {
+        let full = matches!(
+            error.kind(),
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
+        );
+        let error = Error::io(format!("{doing} {}", self.name), error).at(offset);
+        if full {
+            error.hint("make room on its file system and run the same command again")
+        } else {
+            error
+        }
+    }
+}
+
+/// Where the file grows until it is whole.
+#[must_use]
+pub fn partial_path(path: &Path) -> PathBuf {
+    let mut name = std::ffi::OsString::from(".");
+    name.push(path.file_name().unwrap_or_default());
+    name.push(".partial");
+    path.with_file_name(name)
+}
+
+/// Opens what `options` ask for. Blocks.
+fn prepare(path: &Path, options: FileOptions) -> Result<Prepared> {
+    let shown = path.display();
+    let path = real_path(path).map_err(|error| Error::io(format!("create {shown}"), error))?;
+    let existing = match fs::metadata(&path) {
+        Ok(found) if found.is_file() => true,
+        Ok(_) => return Err(refused(&path, "is there and is not a regular file")),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => false,
+        Err(error) => return Err(Error::io(format!("look at {shown}"), error)),
+    };
+    let partial = partial_path(&path);
+    // An earlier run may have been cut off between the rename and its last record.
+    let finished_before = options.resuming && existing && !partial.exists();
+    if options.in_place || finished_before {
+        return in_place(path, options);
+    }
+    if existing && !options.overwrite && !options.resuming {
+        return Err(refused(&path, "exists").hint("--overwrite to replace it"));
+    }
+    let made = if options.resuming {
+        open_locked(&partial, OFlags::empty())
+    } else {
+        replace_partial(&partial)
+    };
+    let fd = made.map_err(|error| could_not_open(&partial, error))?;
+    let disk = with_size(fd, &partial, options, options.size)?;
+    Ok(Prepared {
+        disk,
+        size: options.size,
+        fresh: !options.resuming,
+        finish: Some(Finish {
+            partial,
+            path: path.clone(),
+            replace: options.overwrite,
+        }),
+        path,
+    })
+}
+
+/// Opens `path` itself, creates it if need be, and makes it large enough.
+fn in_place(path: PathBuf, options: FileOptions) -> Result<Prepared> {
+    let (fd, fresh) = match open_locked(&path, OFlags::empty()) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            (open_locked(&path, OFlags::CREATE | OFlags::EXCL), true)
+        }
+        other => (other, false),
+    };
+    let fd = fd.map_err(|error| could_not_open(&path, error))?;
+    let length = rustix::fs::fstat(&fd).map_err(|error| could_not_open(&path, error.into()))?;
+    let size = u64::try_from(length.st_size).unwrap_or(0).max(options.size);
+    let disk = with_size(fd, &path, options, size)?;
+    Ok(Prepared {
+        disk,
+        path,
+        size,
+        fresh,
+        finish: None,
+    })
+}
+
+/// Sets the length first: a file has no direct reads to try before it has bytes.
+fn with_size(fd: OwnedFd, path: &Path, options: FileOptions, size: u64) -> Result<Disk> {
+    let how = Open {
+        write: true,
+        exclusive: false,
+        direct: !options.page_cache,
+    };
+    rustix::fs::ftruncate(&fd, size)
+        .map_err(io::Error::from)
+        .and_then(|()| Disk::from_fd(fd, path, how))
+        .map_err(|error| Error::io(format!("make {} {size} bytes long", path.display()), error))
+}
+
+/// Creates the partial file anew; one that nobody is writing is a leftover.
+fn replace_partial(partial: &Path) -> io::Result<OwnedFd> {
+    match open_locked(partial, OFlags::empty()) {
+        Ok(_locked) => fs::remove_file(partial)?,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(error),
+    }
+    open_locked(partial, OFlags::CREATE | OFlags::EXCL)
+}
+
+/// Opens with `more` flags and takes the lock that says that we are writing it.
+fn open_locked(path: &Path, more: OFlags) -> io::Result<OwnedFd> {
+    let flags = OFlags::RDWR | OFlags::CLOEXEC | OFlags::NOFOLLOW | more;
+    let fd = rustix::fs::open(path, flags, Mode::from_raw_mode(0o644))?;
+    match rustix::fs::flock(&fd, FlockOperation::NonBlockingLockExclusive) {
+        Err(Errno::WOULDBLOCK) => Err(io::ErrorKind::ResourceBusy.into()),
+        // A file system without locks: nothing to hold.
+        _ => Ok(fd),
+    }
+}
+
+fn could_not_open(path: &Path, error: io::Error) -> Error {
+    if error.kind() == io::ErrorKind::ResourceBusy {
+        return refused(path, "is being written by another process");
+    }
+    Error::io(format!("create {}", path.display()), error)
+}
+
+fn refused(path: &Path, why: &str) -> Error {
+    Error::new(Kind::Refused, format!("{} {why}", path.display()))
+}
+
+/// `path` without symbolic links; its last part need not exist.
+fn real_path(path: &Path) -> io::Result<PathBuf> {
+    match fs::canonicalize(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            let name = path.file_name().ok_or(io::ErrorKind::InvalidInput)?;
+            Ok(fs::canonicalize(folder_of(path))?.join(name))
+        }
+        other => other,
+    }
+}
+
+fn folder_of(path: &Path) -> &Path {
+    let parent = path.parent().filter(|parent| *parent != Path::new(""));
+    parent.unwrap_or(Path::new("."))
+}
+
+impl Finish {
+    /// Gives the file its name and makes that durable. Blocks.
+    fn run(&self) -> io::Result<()> {
+        if self.replace {
+            fs::rename(&self.partial, &self.path)?;
+        } else {
+            rename_new(&self.partial, &self.path)?;
+        }
+        fs::File::open(folder_of(&self.path))?.sync_all()
+    }
+}
+
+/// Renames, but not over something that appeared in the meantime.
+fn rename_new(from: &Path, to: &Path) -> io::Result<()> {
+    match rustix::fs::renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE) {
+        // A file system that cannot promise it: look, then rename.
+        Err(Errno::INVAL | Errno::NOSYS) if !to.exists() => fs::rename(from, to),
+        Err(Errno::INVAL | Errno::NOSYS) => Err(Errno::EXIST.into()),
+        result => Ok(result?),
+    }
+}
+
+#[async_trait]
+impl Target for FileTarget {
+    fn capacity(&self) -> Option<u64> {
+        Some(self.size)
+    }
+
+    fn limits(&self) -> Limits {
+        Limits {
+            align: self.queue.disk().align(),
+            preferred: 1 << 20,
+            max: 32 << 20,
+            in_flight: 16,
+        }
+    }
+
+    /// The inode keeps its number when the file gets its name. The number of the file system is
+    /// left out: it may change when that is mounted again.
+    fn identity(&self) -> Identity {
+        let inode = self.queue.disk().stat().st_ino;
+        Identity {
+            id: format!("file:{}#{inode}", self.path.display()),
+            size: self.size,
+            name: self.name.clone(),
+        }
+    }
+
+    fn untouched(&self) -> Untouched {
+        self.untouched
+    }
+
+    async fn write(&self, offset: u64, data: Bytes) -> Result<()> {
+        self.cut("write", ByteRange::at(offset, data.len() as u64))?;
+        let written = self.queue.write(offset, data).await;
+        written.map_err(|error| self.failed("write", offset, error))
+    }
+
+    async fn zero(&self, range: ByteRange, zeroing: Zeroing) -> Result<()> {
+        self.cut("zero", range)?;
+        // A file system keeps its word about both; what is not known there is written.
+        let methods = match zeroing {
+            Zeroing::Unmap => [Method::PunchHole, Method::Write],
+            Zeroing::Allocate => [Method::ZeroRange, Method::Write],
+        };
+        let zeroed = self.zeroer.zero(&self.queue, range, &methods).await;
+        zeroed.map_err(|error| self.failed("zero", range.start, error))
+    }
+
+    async fn flush(&self) -> Result<()> {
+        let synced = self.queue.run(Disk::sync).await;
+        synced.map_err(|error| Error::io(format!("flush {}", self.name), error))
+    }
+
+    async fn read_back(&self, offset: u64, buffer: Buffer) -> Result<Buffer> {
+        let range = ByteRange::at(offset, buffer.len() as u64);
+        check_bounds("read back", &self.name, range, self.size)?;
+        super::read_back(&self.queue, range, buffer)
+            .await
+            .map_err(|error| self.failed("read back", offset, error))
+    }
+
+    async fn finalize(&self) -> Result<()> {
+        self.flush().await?;
+        let Some(finish) = self.finish.clone() else {
+            return Ok(());
+        };
+        let finished = blocking(move || finish.run()).await;
+        finished.map_err(|error| match error.kind() {
+            io::ErrorKind::AlreadyExists => {
+                refused(&self.path, "appeared during the copy").hint("--overwrite to replace it")
+            }
+            _ => Error::io(format!("rename to {}", self.name), error),
+        })
+    }
+}

@@ -1,0 +1,19 @@
+//! Endpoints for tests: they remember, fail, stall and lie, and lose what was not flushed.
+//!
+//! ```text
+//!  store.rs        sparse bytes in memory
+//!  memory.rs       MemSource, MemTarget: sound endpoints that record calls
+//!  fault.rs        FaultySource, FaultyTarget: any endpoint, with faults on chosen calls
+//!  conformance.rs  what the contracts of Source and Target say, tried on any endpoint
+//! ```
+//!
+//! Behind the feature `testkit`: for tests, benches and fuzz targets, never in a release.
+
+pub mod conformance;
+pub mod fault;
+pub mod memory;
+mod store;
+
+pub use conformance::{check_source, check_target};
+pub use fault::{Fault, Faults, FaultySource, FaultyTarget, Op};
+pub use memory::{Call, MemSource, MemTarget};
