@@ -65,11 +65,11 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("nbd", &[]),
     // The vocabulary, among itself.
     ("address", &["error"]),
+    ("sys", &["buffer", "extent", "error"]),
     ("digest", &["extent", "error"]),
-    ("buffer", &["sys", "error"]),
+    ("buffer", &["error"]),
+    ("endpoint", &["extent", "error"]),
     ("extent", &["error"]),
-    ("sys", &["error"]),
-    ("endpoint", &[]),
     ("error", &[]),
 ];
 

@@ -14,6 +14,8 @@ use crate::error::Result;
 use crate::extent::{ByteRange, Extent};
 use async_trait::async_trait;
 use std::fmt;
+use std::path::Path;
+use std::sync::Arc;
 
 /// A disk that can be read.
 ///
@@ -59,4 +61,13 @@ pub trait Source: fmt::Debug + Send + Sync {
     async fn extents(&self, range: ByteRange) -> Result<Vec<Extent>> {
         Ok(vec![Extent::data(range)])
     }
+}
+
+/// Opens the regular file or block device at `path`.
+///
+/// # Errors
+/// As for [`FileSource::open`](file::FileSource::open).
+pub async fn open_path(path: &Path) -> Result<Arc<dyn Source>> {
+    let options = file::FileSourceOptions::default();
+    Ok(Arc::new(file::FileSource::open(path, options).await?))
 }
