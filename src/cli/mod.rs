@@ -3,6 +3,8 @@
 //! ```text
 //!  words.rs     addresses, sizes and names, out of single words; pure
 //!  speed.rs     the options of speed and memory that commands share
+//!  open.rs      an address → a disk
+//!  scan.rs      all of a disk in order, in pieces that are read many at a time
 //!  output.rs    standard output and error, the reporter, tracing
 //!  <name>.rs    one command: its options, and how they become a job
 //! ```
@@ -10,11 +12,16 @@
 //! A command is one file and one line in [`COMMANDS`]: `--help`, completions and man pages read
 //! that table. `nbdcopy` is the exception: it has the grammar of the program that it stands for.
 
+mod checksum;
+mod compare;
 mod completions;
 mod copy;
 mod man;
+mod map;
 mod nbdcopy;
+mod open;
 mod output;
+mod scan;
 mod speed;
 mod words;
 
@@ -33,6 +40,9 @@ use tokio::runtime::{Builder, Runtime};
 /// Every command, in the order in which `--help` shows them.
 const COMMANDS: &[Entry] = &[
     Entry::of::<copy::Copy>(),
+    Entry::of::<map::Map>(),
+    Entry::of::<checksum::Checksum>(),
+    Entry::of::<compare::Compare>(),
     Entry::of::<nbdcopy::Passthrough>(),
     Entry::of::<completions::Completions>(),
     Entry::of::<man::Man>(),

@@ -1,7 +1,8 @@
 //! Standard output and error: results, events, failures, tracing.
 
 use crate::error::{Error, Kind, Result};
-use crate::report::{Event, Human, Json, Progress, Reporter, Show};
+use crate::pipeline::counters::Counters;
+use crate::report::{Event, Human, Json, Progress, Reporter, Show, Ticker};
 use clap::{ArgAction, Args};
 use std::fmt;
 use std::io::{self, ErrorKind, IsTerminal, Write};
@@ -67,6 +68,14 @@ impl Output {
         Arc::new(Human::new(show, io::stderr()))
     }
 
+    /// Shows how far a command is that only reads, until what comes back is dropped.
+    ///
+    /// Not with `--json`: then the result is all that there is on standard output.
+    pub(super) fn progress(&self, counters: &Arc<Counters>, size: u64) -> Option<Ticker> {
+        let shown = !self.options.json && !self.options.quiet;
+        shown.then(|| Ticker::start(&self.reporter(), counters.clone(), size))
+    }
+
     /// Tells a failure and returns its exit code.
     pub(super) fn failed(&self, error: &Error) -> ExitCode {
         if is_closed(error) {
@@ -108,13 +117,22 @@ pub(super) fn print(text: &str) -> Result<()> {
 
 /// Writes all of `bytes` and flushes, as [`print`] does.
 pub(super) fn write(out: &mut dyn Write, bytes: &[u8]) -> Result<()> {
-    let written = out.write_all(bytes).and_then(|()| out.flush());
-    written.map_err(|error| match error.kind() {
+    write_only(out, bytes)?;
+    out.flush().map_err(failed)
+}
+
+/// Writes all of `bytes`, and fails as [`print`] does.
+pub(super) fn write_only(out: &mut dyn Write, bytes: &[u8]) -> Result<()> {
+    out.write_all(bytes).map_err(failed)
+}
+
+fn failed(error: io::Error) -> Error {
+    match error.kind() {
         ErrorKind::BrokenPipe => {
             Error::new(Kind::Interrupted, "write to standard output").because(Closed)
         }
         _ => Error::io("write to standard output", error),
-    })
+    }
 }
 
 /// Nobody reads our output any more: reason to stop, and nothing to complain about.

@@ -8,6 +8,10 @@
 //! Blocks are hashed where they were just received, still in the cache: handing them to another
 //! core costs more than the hash does (`docs/decisions/0003-digest-inline.md`).
 
+mod content;
+
+pub use content::Content;
+
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use xxhash_rust::xxh3::xxh3_128;

@@ -1,0 +1,139 @@
+//! `diskferry checksum`: one digest of the content of a disk.
+
+use super::output::{self, Output};
+use super::scan::{self, Reader};
+use super::speed::Speed;
+use super::{Command, open, words};
+use crate::address::Address;
+use crate::digest::{Algorithm, BLOCK, Content, Digest};
+use crate::error::Result;
+use crate::extent::ByteRange;
+use crate::job::options::Tuning;
+use crate::pipeline::counters::Counters;
+use crate::plan::Step;
+use crate::source::Source;
+use clap::Args;
+use futures_util::stream::{self, StreamExt};
+use serde_json::json;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+/// Print a digest of the content of a disk, the same whatever its holes and its format
+#[derive(Args, Clone, Debug)]
+pub(super) struct Checksum {
+    /// The disk: a path, an NBD URI or [ CMD ARGS ]
+    #[arg(value_parser = words::address)]
+    source: Address,
+
+    /// How it is digested
+    #[arg(long, value_name = "NAME", default_value = "xxh3", value_parser = words::digest())]
+    digest: Algorithm,
+
+    /// Do not ask the source what is zero: read everything
+    #[arg(long)]
+    no_extents: bool,
+
+    #[command(flatten)]
+    speed: Speed,
+}
+
+impl Command for Checksum {
+    const NAME: &'static str = "checksum";
+
+    async fn run(self, output: Output) -> Result<()> {
+        let tuning = self.speed.tuning();
+        let source = open::source(&self.source, &tuning).await?;
+        let size = source.size();
+        let counters = Arc::new(Counters::default());
+        let progress = output.progress(&counters, size);
+        let scan = Scan {
+            algorithm: self.digest,
+            extents: !self.no_extents,
+            counters,
+        };
+        let digest = scan.run(source, &tuning).await?;
+        drop(progress);
+        let name = match self.digest {
+            Algorithm::Xxh3 => "xxh3",
+            Algorithm::Blake3 => "blake3",
+        };
+        output::print(&if output.json() {
+            let address = self.source.to_string();
+            let value = digest.to_string();
+            format!(
+                "{}\n",
+                json!({ "source": address, "size": size, "algorithm": name, "digest": value })
+            )
+        } else {
+            format!("{name}:{digest}  {}\n", self.source)
+        })
+    }
+}
+
+/// How a disk is digested.
+struct Scan {
+    algorithm: Algorithm,
+    extents: bool,
+    counters: Arc<Counters>,
+}
+
+/// A part of a disk that has been looked at.
+enum Seen {
+    Zeroes(ByteRange),
+    Blocks(ByteRange, Vec<Digest>),
+}
+
+impl Scan {
+    /// Reads all of `source`, many pieces at a time, and digests it in order.
+    async fn run(&self, source: Arc<dyn Source>, tuning: &Tuning) -> Result<Digest> {
+        let size = source.size();
+        let reader = Reader::new(source, tuning, 1);
+        let mut content = Content::new(self.algorithm);
+        let plans = stream::iter(scan::windows(size))
+            .map(|window| reader.plan(window, self.extents))
+            .buffered(2)
+            .map(|planned| match planned {
+                Ok(steps) => steps.into_iter().map(Ok).collect::<Vec<_>>(),
+                Err(error) => vec![Err(error)],
+            });
+        let mut seen = std::pin::pin!(
+            plans
+                .flat_map(stream::iter)
+                .map(|step| self.look(&reader, step))
+                .buffered(reader.width)
+        );
+        while let Some(part) = seen.next().await {
+            let range = match part? {
+                Seen::Zeroes(range) => {
+                    content.zeroes(range.len().div_ceil(BLOCK));
+                    range
+                }
+                Seen::Blocks(range, digests) => {
+                    digests.into_iter().for_each(|digest| content.block(digest));
+                    range
+                }
+            };
+            self.counters.position.store(range.end, Ordering::Relaxed);
+        }
+        Ok(content.finish(size))
+    }
+
+    async fn look(&self, reader: &Reader, step: Result<Step>) -> Result<Seen> {
+        let range = match step? {
+            Step::Zero(range) => {
+                Counters::add(&self.counters.skipped, range.len());
+                return Ok(Seen::Zeroes(range));
+            }
+            Step::Copy(range) => range,
+        };
+        let data = reader.read(range).await?;
+        Counters::add(&self.counters.read, range.len());
+        let length = usize::try_from(range.len()).unwrap_or(usize::MAX);
+        let block = usize::try_from(BLOCK).unwrap_or(usize::MAX);
+        let bytes = data.get(..length).unwrap_or(&data);
+        let digests = bytes
+            .chunks(block)
+            .map(|block| self.algorithm.digest(block));
+        Ok(Seen::Blocks(range, digests.collect()))
+    }
+}

@@ -1,0 +1,298 @@
+//! `diskferry compare`: whether two disks hold the same, and where they first differ.
+
+use super::output::{self, Output};
+use super::scan::{self, Reader};
+use super::speed::Speed;
+use super::{Command, open, words};
+use crate::address::Address;
+use crate::buffer::Buffer;
+use crate::digest::is_zero;
+use crate::error::{Error, Kind, Result};
+use crate::extent::ByteRange;
+use crate::pipeline::counters::Counters;
+use crate::plan::Step;
+use crate::report;
+use clap::Args;
+use futures_util::stream::{self, StreamExt};
+use serde_json::json;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+/// Compare the content of two disks: equal, or the first difference
+///
+/// Exit code 0 if they are equal, 3 if they differ. Where one disk is longer, the rest of it must
+/// be zeroes.
+#[derive(Args, Clone, Debug)]
+pub(super) struct Compare {
+    /// One disk: a path, an NBD URI or [ CMD ARGS ]
+    #[arg(value_name = "A", value_parser = words::address)]
+    first: Address,
+
+    /// The other disk
+    #[arg(value_name = "B", value_parser = words::address)]
+    second: Address,
+
+    /// Disks of different size differ, whatever the longer one holds
+    #[arg(short, long)]
+    strict: bool,
+
+    /// Do not ask the disks what is zero: read everything
+    #[arg(long)]
+    no_extents: bool,
+
+    #[command(flatten)]
+    speed: Speed,
+}
+
+impl Command for Compare {
+    const NAME: &'static str = "compare";
+
+    async fn run(self, output: Output) -> Result<()> {
+        let tuning = self.speed.tuning();
+        let first = open::source(&self.first, &tuning).await?;
+        let second = open::source(&self.second, &tuning).await?;
+        let sizes = (first.size(), second.size());
+        let size = sizes.0.max(sizes.1);
+        let difference = if self.strict && sizes.0 != sizes.1 {
+            Some(sizes.0.min(sizes.1))
+        } else {
+            let counters = Arc::new(Counters::default());
+            let _progress = output.progress(&counters, size);
+            let pair = Pair {
+                first: Reader::new(first, &tuning, 2),
+                second: Reader::new(second, &tuning, 2),
+                extents: !self.no_extents,
+                counters,
+            };
+            pair.first_difference().await?
+        };
+        if output.json() {
+            let result = json!({ "equal": difference.is_none(), "first_difference": difference });
+            output::print(&format!("{result}\n"))?;
+        } else if difference.is_none() {
+            output::print(&format!("equal: {}\n", report::bytes(size)))?;
+        }
+        match difference {
+            None => Ok(()),
+            Some(at) => {
+                let doing = format!("{} and {} differ", self.first, self.second);
+                Err(Error::new(Kind::Mismatch, doing).at(at))
+            }
+        }
+    }
+}
+
+/// Two disks that are read side by side.
+struct Pair {
+    first: Reader,
+    second: Reader,
+    extents: bool,
+    counters: Arc<Counters>,
+}
+
+/// A part of both disks, and which of them is known to read as zero there.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+struct Part {
+    range: ByteRange,
+    zero: (bool, bool),
+}
+
+impl Pair {
+    /// The offset of the first byte that differs; past its end a disk counts as zero.
+    async fn first_difference(&self) -> Result<Option<u64>> {
+        let size = self.first.source.size().max(self.second.source.size());
+        let parts = stream::iter(scan::windows(size))
+            .map(|window| self.plan(window))
+            .buffered(2)
+            .flat_map(|planned| {
+                stream::iter(match planned {
+                    Ok(parts) => parts.into_iter().map(Ok).collect::<Vec<_>>(),
+                    Err(error) => vec![Err(error)],
+                })
+            });
+        let width = self.first.width.min(self.second.width);
+        let mut compared = std::pin::pin!(
+            parts
+                .map(|part| async { self.compare(part?).await })
+                .buffered(width)
+        );
+        while let Some(found) = compared.next().await {
+            let (range, difference) = found?;
+            if difference.is_some() {
+                return Ok(difference);
+            }
+            self.counters.position.store(range.end, Ordering::Relaxed);
+        }
+        Ok(None)
+    }
+
+    async fn plan(&self, window: ByteRange) -> Result<Vec<Part>> {
+        let first = self.first.plan(window, self.extents).await?;
+        let second = self.second.plan(window, self.extents).await?;
+        Ok(parts(window, &first, &second))
+    }
+
+    async fn compare(&self, part: Part) -> Result<(ByteRange, Option<u64>)> {
+        let range = part.range;
+        let at = match part.zero {
+            (true, true) => {
+                Counters::add(&self.counters.skipped, range.len());
+                None
+            }
+            (false, true) => not_zero(&self.read(&self.first, range).await?),
+            (true, false) => not_zero(&self.read(&self.second, range).await?),
+            (false, false) => {
+                let first = self.read(&self.first, range);
+                let second = self.read(&self.second, range);
+                let (first, second) = futures_util::future::try_join(first, second).await?;
+                differ(&first, &second)
+            }
+        };
+        let at = at.and_then(|at| u64::try_from(at).ok());
+        Ok((range, at.map(|at| range.start.saturating_add(at))))
+    }
+
+    /// The bytes of `range`, and no more.
+    async fn read(&self, reader: &Reader, range: ByteRange) -> Result<Buffer> {
+        let mut bytes = reader.read(range).await?;
+        bytes.truncate(usize::try_from(range.len()).unwrap_or(usize::MAX));
+        Counters::add(&self.counters.read, range.len());
+        Ok(bytes)
+    }
+}
+
+/// Cuts `window` where the steps of either disk end. Past its last step a disk is zero.
+fn parts(window: ByteRange, first: &[Step], second: &[Step]) -> Vec<Part> {
+    let mut found = Vec::new();
+    let mut walks = (Walk::new(first), Walk::new(second));
+    let mut at = window.start;
+    while at < window.end {
+        let (first_zero, first_end) = walks.0.at(at);
+        let (second_zero, second_end) = walks.1.at(at);
+        let end = first_end.min(second_end).min(window.end);
+        found.push(Part {
+            range: ByteRange::new(at, end),
+            zero: (first_zero, second_zero),
+        });
+        at = end;
+    }
+    found
+}
+
+/// Goes over the steps of one disk with offsets that only grow.
+struct Walk<'a> {
+    rest: &'a [Step],
+}
+
+impl<'a> Walk<'a> {
+    fn new(steps: &'a [Step]) -> Self {
+        Self { rest: steps }
+    }
+
+    /// Whether `offset` is known to be zero, and up to where that answer holds: past `offset`.
+    fn at(&mut self, offset: u64) -> (bool, u64) {
+        while let Some((step, after)) = self.rest.split_first() {
+            let range = step.range();
+            if offset < range.end {
+                return match step {
+                    _ if offset < range.start => (true, range.start),
+                    Step::Zero(_) => (true, range.end),
+                    Step::Copy(_) => (false, range.end),
+                };
+            }
+            self.rest = after;
+        }
+        (true, u64::MAX)
+    }
+}
+
+/// Where `bytes` are first not zero.
+fn not_zero(bytes: &[u8]) -> Option<usize> {
+    if is_zero(bytes) {
+        return None;
+    }
+    bytes.iter().position(|byte| *byte != 0)
+}
+
+/// Where two pieces of one length first differ.
+fn differ(first: &[u8], second: &[u8]) -> Option<usize> {
+    if first == second {
+        return None;
+    }
+    let same = first.iter().zip(second).take_while(|(a, b)| a == b);
+    Some(same.count())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Part, differ, not_zero, parts};
+    use crate::extent::ByteRange;
+    use crate::plan::Step;
+    use proptest::collection::vec;
+    use proptest::prelude::{any, prop_assert_eq, proptest};
+
+    fn steps(lengths: &[(u64, bool)]) -> Vec<Step> {
+        let mut at = 0;
+        let mut found = Vec::new();
+        for (length, zero) in lengths {
+            let range = ByteRange::at(at, *length);
+            at = range.end;
+            found.push(if *zero {
+                Step::Zero(range)
+            } else {
+                Step::Copy(range)
+            });
+        }
+        found
+    }
+
+    #[test]
+    fn where_a_disk_ends_it_is_zero() {
+        let window = ByteRange::new(0, 10);
+        let found = parts(window, &steps(&[(4, false)]), &steps(&[(10, false)]));
+        let part = |start, end, zero| Part {
+            range: ByteRange::new(start, end),
+            zero,
+        };
+        assert_eq!(
+            found,
+            [part(0, 4, (false, false)), part(4, 10, (true, false))]
+        );
+    }
+
+    proptest! {
+        /// Parts cover the window in order, and say of each byte what the steps say.
+        #[test]
+        fn parts_say_what_the_steps_say(
+            first in vec((1u64..9, any::<bool>()), 0..9),
+            second in vec((1u64..9, any::<bool>()), 0..9),
+        ) {
+            let window = ByteRange::new(0, 64);
+            let (first, second) = (steps(&first), steps(&second));
+            let zero = |steps: &[Step], at: u64| !steps.iter().any(|step| {
+                matches!(step, Step::Copy(range) if range.covers(ByteRange::at(at, 1)))
+            });
+            let mut at = 0;
+            for part in parts(window, &first, &second) {
+                prop_assert_eq!(part.range.start, at);
+                for byte in part.range.start..part.range.end {
+                    prop_assert_eq!(part.zero, (zero(&first, byte), zero(&second, byte)));
+                }
+                at = part.range.end;
+            }
+            prop_assert_eq!(at, 64);
+        }
+    }
+
+    #[test]
+    fn the_first_difference_is_found_wherever_it_is() {
+        for at in [0, 1, 63, 64, 4095] {
+            let mut other = [0; 4096];
+            other[at] = 1;
+            assert_eq!(differ(&[0; 4096], &other), Some(at));
+            assert_eq!(not_zero(&other), Some(at));
+        }
+        assert_eq!(differ(&[7; 9], &[7; 9]), None);
+        assert_eq!(not_zero(&[0; 9]), None);
+    }
+}

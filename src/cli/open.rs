@@ -1,0 +1,12 @@
+//! An address → a disk that is open.
+
+use crate::address::Address;
+use crate::error::{Error, Kind, Result};
+use crate::job::options::Tuning;
+use crate::source::Source;
+use std::sync::Arc;
+
+/// Opens a disk to be read.
+pub(super) async fn source(address: &Address, _tuning: &Tuning) -> Result<Arc<dyn Source>> {
+    Err(Error::new(Kind::Unsupported, format!("open {address}")))
+}
