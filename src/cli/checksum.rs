@@ -137,3 +137,80 @@ impl Scan {
         Ok(Seen::Blocks(range, digests.collect()))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::Scan;
+    use crate::digest::{Algorithm, BLOCK, Content, Digest};
+    use crate::endpoint::Limits;
+    use crate::extent::ByteRange;
+    use crate::job::options::Tuning;
+    use crate::testkit::{Call, MemSource};
+    use futures_util::FutureExt;
+    use std::sync::Arc;
+
+    fn checksum(source: &MemSource, extents: bool, tuning: &Tuning) -> Digest {
+        let scan = Scan {
+            algorithm: Algorithm::Xxh3,
+            extents,
+            counters: Arc::default(),
+        };
+        let running = scan.run(Arc::new(source.clone()), tuning);
+        running.now_or_never().unwrap().unwrap()
+    }
+
+    /// The definition, applied to bytes in one go.
+    fn defined(bytes: &[u8]) -> Digest {
+        let mut content = Content::new(Algorithm::Xxh3);
+        bytes
+            .chunks(BLOCK as usize)
+            .for_each(|block| content.block(Algorithm::Xxh3.digest(block)));
+        content.finish(bytes.len() as u64)
+    }
+
+    fn disk() -> Vec<u8> {
+        let mut bytes = vec![0u8; (3 << 20) + 1000];
+        bytes[70_000..200_000].fill(7);
+        bytes[2 << 20] = 9;
+        bytes[(3 << 20) + 999] = 1;
+        bytes
+    }
+
+    #[test]
+    fn the_checksum_is_the_defined_one_whatever_the_holes_limits_and_memory() {
+        let bytes = disk();
+        let expected = defined(&bytes);
+        let small = Tuning {
+            memory: 128 << 10,
+            requests: 2,
+            ..Tuning::default()
+        };
+        let aligned = Limits {
+            align: 4096,
+            max: 256 << 10,
+            ..Limits::NONE
+        };
+        for source in [
+            MemSource::holding(&bytes),
+            MemSource::holding(&bytes).with_limits(aligned),
+        ] {
+            for tuning in [&Tuning::default(), &small] {
+                assert_eq!(checksum(&source, true, tuning), expected);
+                assert_eq!(checksum(&source, false, tuning), expected);
+            }
+        }
+    }
+
+    #[test]
+    fn holes_are_not_read() {
+        let source = MemSource::new(1 << 40);
+        source.put(1 << 39, &[1; 100]);
+        checksum(&source, true, &Tuning::default());
+        let reads: Vec<_> = source
+            .calls()
+            .into_iter()
+            .filter(|call| matches!(call, Call::Read(_)))
+            .collect();
+        assert_eq!(reads, [Call::Read(ByteRange::at(1 << 39, BLOCK))]);
+    }
+}

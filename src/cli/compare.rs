@@ -225,11 +225,15 @@ fn differ(first: &[u8], second: &[u8]) -> Option<usize> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Part, differ, not_zero, parts};
+    use super::{Pair, Part, Reader, differ, not_zero, parts};
     use crate::extent::ByteRange;
+    use crate::job::options::Tuning;
     use crate::plan::Step;
+    use crate::testkit::MemSource;
+    use futures_util::FutureExt;
     use proptest::collection::vec;
     use proptest::prelude::{any, prop_assert_eq, proptest};
+    use std::sync::Arc;
 
     fn steps(lengths: &[(u64, bool)]) -> Vec<Step> {
         let mut at = 0;
@@ -294,5 +298,45 @@ mod tests {
         }
         assert_eq!(differ(&[7; 9], &[7; 9]), None);
         assert_eq!(not_zero(&[0; 9]), None);
+    }
+
+    fn first_difference(first: &MemSource, second: &MemSource, extents: bool) -> Option<u64> {
+        let reader =
+            |source: &MemSource| Reader::new(Arc::new(source.clone()), &Tuning::default(), 2);
+        let pair = Pair {
+            first: reader(first),
+            second: reader(second),
+            extents,
+            counters: Arc::default(),
+        };
+        pair.first_difference().now_or_never().unwrap().unwrap()
+    }
+
+    #[test]
+    fn holes_equal_zeroes_and_the_longer_disk_may_go_on_with_zeroes() {
+        let mut bytes = vec![0; 5 << 20];
+        bytes[(4 << 20) + 5] = 1;
+        let first = MemSource::holding(&bytes);
+        let longer = MemSource::new(1 << 30);
+        longer.put((4 << 20) + 5, &[1]);
+        for extents in [true, false] {
+            let short = MemSource::holding(&bytes[..(4 << 20) + 6]);
+            assert_eq!(first_difference(&first, &short, extents), None);
+        }
+        assert_eq!(first_difference(&first, &longer, true), None);
+        longer.put(1 << 29, &[1]);
+        assert_eq!(first_difference(&longer, &first, true), Some(1 << 29));
+    }
+
+    #[test]
+    fn of_several_differences_the_first_is_told() {
+        for at in [0, 65_535, 1 << 20, (3 << 20) + 7] {
+            let first = MemSource::new(4 << 20);
+            let second = MemSource::new(4 << 20);
+            first.put((4 << 20) - 1, &[3]);
+            second.put(at, &[2]);
+            assert_eq!(first_difference(&first, &second, true), Some(at));
+            assert_eq!(first_difference(&second, &first, false), Some(at));
+        }
     }
 }

@@ -146,3 +146,75 @@ impl Table {
 fn put(out: &mut dyn Write, text: &str) -> Result<()> {
     output::write_only(out, text.as_bytes())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{Form, Table, each};
+    use crate::extent::{ByteRange, Extent, ExtentKind};
+    use crate::testkit::MemSource;
+    use futures_util::FutureExt;
+
+    fn mapped(source: &MemSource, form: Form) -> String {
+        let mut out = Vec::new();
+        let mut table = Table::new(form);
+        table.begin(&mut out).unwrap();
+        let walk = each(source, |extent| table.extent(&mut out, extent));
+        walk.now_or_never().unwrap().unwrap();
+        table.end(&mut out).unwrap();
+        String::from_utf8(out).unwrap()
+    }
+
+    /// A disk so shredded that its answers come in many parts.
+    fn shredded(pieces: u64) -> MemSource {
+        let source = MemSource::new(pieces * 0x2000);
+        for piece in 0..pieces {
+            source.put(piece * 0x2000, &[1; 0x1000]);
+        }
+        source
+    }
+
+    #[test]
+    fn json_has_the_fields_of_qemu_img_and_parses() {
+        let text = mapped(&shredded(2), Form::Json);
+        assert!(text.starts_with(
+            "[{ \"start\": 0, \"length\": 4096, \"depth\": 0, \"present\": true, \"zero\": false, \
+             \"data\": true, \"compressed\": false, \"offset\": 0},\n"
+        ));
+        let extents: Vec<serde_json::Value> = serde_json::from_str(&text).unwrap();
+        assert_eq!(extents.len(), 4);
+        assert_eq!(
+            (&extents[3]["zero"], &extents[3]["data"]),
+            (&true.into(), &false.into())
+        );
+        assert_eq!(extents[3]["offset"], 0x3000);
+        assert_eq!(mapped(&MemSource::new(0), Form::Json), "[]\n");
+    }
+
+    #[test]
+    fn people_get_a_table_and_a_sum() {
+        let text = mapped(&shredded(1), Form::Human);
+        let lines: Vec<_> = text.lines().collect();
+        assert_eq!(
+            lines[1].split_whitespace().collect::<Vec<_>>(),
+            ["0x0", "0x1000", "data"]
+        );
+        assert_eq!(lines[3], "4.0 KiB of data, 4.0 KiB of zeroes");
+    }
+
+    #[test]
+    fn extents_cover_the_disk_and_neighbours_differ_however_the_answers_are_cut() {
+        for pieces in [1, 7, 8, 9, 100] {
+            let source = shredded(pieces);
+            let (mut at, mut last) = (0, None);
+            let walk = each(&source, |Extent { range, kind }| {
+                assert_eq!(range, ByteRange::new(at, at + 0x1000));
+                assert_ne!(last.replace(kind), Some(kind));
+                at = range.end;
+                Ok(())
+            });
+            walk.now_or_never().unwrap().unwrap();
+            assert_eq!(at, pieces * 0x2000);
+            assert_eq!(last, Some(ExtentKind::Zero));
+        }
+    }
+}

@@ -3,10 +3,13 @@
 use crate::address::Address;
 use crate::error::{Error, Kind, Result};
 use crate::job::options::Tuning;
-use crate::source::Source;
+use crate::source::{Source, open_path};
 use std::sync::Arc;
 
 /// Opens a disk to be read.
 pub(super) async fn source(address: &Address, _tuning: &Tuning) -> Result<Arc<dyn Source>> {
-    Err(Error::new(Kind::Unsupported, format!("open {address}")))
+    match address {
+        Address::Path(path) => open_path(path).await,
+        _ => Err(Error::new(Kind::Unsupported, format!("open {address}"))),
+    }
 }
