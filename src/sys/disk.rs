@@ -13,12 +13,11 @@ use crate::extent::ByteRange;
 use rustix::fs::{Advice, FallocateFlags, FileType, Mode, OFlags, SeekFrom, Stat};
 use rustix::io::Errno;
 use std::io;
-use std::num::NonZeroU64;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicI32, AtomicU64, Ordering};
 
-/// Bytes written through the page cache before they are pushed out of it.
+/// Bytes that go through the page cache before they are dropped from it.
 const SWEEP: u64 = 16 << 20;
 
 /// Longest request that takes the way through an aligned buffer, in bytes.
@@ -45,7 +44,7 @@ pub struct Disk {
     stat: Stat,
     /// Errno of the first sync that failed; zero if none did.
     sync_failed: AtomicI32,
-    /// Bytes written through the page cache since the last sweep.
+    /// Bytes that went through the page cache since the last sweep.
     unswept: AtomicU64,
 }
 
@@ -177,9 +176,7 @@ impl Disk {
                 Err(error) => return Err(error.into()),
             }
         }
-        if done > whole {
-            self.forget(ByteRange::at(offset, as_u64(done)));
-        }
+        self.sweep(as_u64(done.saturating_sub(whole)));
         Ok(done)
     }
 
@@ -271,13 +268,13 @@ impl Disk {
         })
     }
 
-    /// Makes the next read of `range` see what the device holds, where the cache is in use.
+    /// Makes the next read see what the device holds, where the cache is in use.
     ///
     /// # Errors
     /// As for [`sync`](Self::sync).
-    pub fn evict(&self, range: ByteRange) -> io::Result<()> {
+    pub fn evict(&self) -> io::Result<()> {
         self.sync()?;
-        self.forget(range);
+        self.forget();
         Ok(())
     }
 
@@ -314,8 +311,8 @@ impl Disk {
         Ok(rustix::fs::seek(&self.cached, SeekFrom::Hole(offset))?)
     }
 
-    /// Counts bytes written through the page cache; now and then starts to write them out and
-    /// drops those that are. Waits for nothing: the kernel slows writers that are too fast.
+    /// Counts bytes that went through the page cache; now and then starts to write out those that
+    /// are dirty and drops the rest. Waits for nothing: the kernel slows writers that are too fast.
     fn sweep(&self, bytes: u64) {
         if bytes == 0 {
             return;
@@ -323,15 +320,23 @@ impl Disk {
         let before = self.unswept.fetch_add(bytes, Ordering::Relaxed);
         if before.saturating_add(bytes) >= SWEEP {
             self.unswept.store(0, Ordering::Relaxed);
-            self.forget(ByteRange::new(0, u64::MAX));
+            self.forget();
         }
     }
 
-    /// Drops clean pages of `range` from the page cache and starts to write the dirty ones.
-    fn forget(&self, range: ByteRange) {
-        // Zero as length means to the end. Advice that is refused costs only memory.
-        let len = NonZeroU64::new(range.len()).filter(|_| range.end != u64::MAX);
-        let _ = rustix::fs::fadvise(&self.cached, range.start, len, Advice::DontNeed);
+    /// Drops clean pages from the page cache and starts to write the dirty ones. All of them: of a
+    /// range, the kernel keeps every large folio that reaches out of it. What is refused costs
+    /// only memory.
+    fn forget(&self) {
+        let _ = rustix::fs::fadvise(&self.cached, 0, None, Advice::DontNeed);
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        if *self.unswept.get_mut() > 0 {
+            self.forget();
+        }
     }
 }
 

@@ -22,6 +22,7 @@ use crate::buffer::Buffer;
 use crate::endpoint::{Identity, Limits};
 use crate::error::Result;
 use crate::extent::ByteRange;
+use crate::sys::disk::Disk;
 use crate::sys::queue::Queue;
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -121,7 +122,7 @@ async fn read_back(queue: &Queue, range: ByteRange, buffer: Buffer) -> io::Resul
     let align = u64::from(queue.disk().align());
     let past_the_cache = queue.disk().is_direct() && range.len().is_multiple_of(align);
     if !past_the_cache {
-        queue.run(move |disk| disk.evict(range)).await?;
+        queue.run(Disk::evict).await?;
     }
     let (buffer, count) = queue.read(range.start, buffer).await?;
     if count < buffer.len() {

@@ -91,7 +91,7 @@ fn try_method(disk: &Disk, scratch: ByteRange, method: Method) -> io::Result<Met
     if let Err(error) = &applied {
         tracing::debug!(%method, %error, refused = is_refusal(error), "the probe found no support");
     }
-    disk.evict(scratch)?;
+    disk.evict()?;
     let count = disk.read(scratch.start, &mut bytes)?;
     Ok(MethodReport {
         method,

@@ -10,3 +10,5 @@
 )]
 
 mod rig;
+mod sources;
+mod targets;
