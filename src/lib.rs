@@ -4,6 +4,7 @@
 //! Modules in the order in which data flows; arrows point down only (`docs/architecture.md`).
 
 pub mod cli;
+pub mod demo;
 pub mod job;
 pub mod journal;
 pub mod nbd;

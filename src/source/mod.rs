@@ -5,6 +5,7 @@
 //!  stdin.rs   a stream that is read once         export.rs a Source served over NBD
 //! ```
 
+pub mod export;
 pub mod file;
 pub mod stdin;
 

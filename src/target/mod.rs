@@ -6,10 +6,11 @@
 //!  stdout.rs  a stream, written in order            null.rs    nowhere
 //!
 //!  zeroing.rs     ways to zero a range              preflight.rs  may it be written? (pure)
-//!  signature.rs   what is on a disk already (pure)
+//!  signature.rs   what is on a disk already (pure)    export.rs     a Target served over NBD
 //! ```
 
 pub mod block;
+pub mod export;
 pub mod file;
 pub mod null;
 pub mod preflight;
