@@ -264,8 +264,12 @@ impl Disk {
         rustix::fs::fdatasync(&self.cached).map_err(|error| {
             self.sync_failed
                 .store(error.raw_os_error(), Ordering::Release);
-            error.into()
-        })
+            io::Error::from(error)
+        })?;
+        if self.unswept.swap(0, Ordering::Relaxed) > 0 || !self.is_direct() {
+            self.forget();
+        }
+        Ok(())
     }
 
     /// Makes the next read see what the device holds, where the cache is in use.
