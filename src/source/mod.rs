@@ -7,6 +7,7 @@
 
 pub mod export;
 pub mod file;
+pub mod nbd;
 pub mod stdin;
 
 use crate::buffer::Buffer;

@@ -12,6 +12,7 @@
 pub mod block;
 pub mod export;
 pub mod file;
+pub mod nbd;
 pub mod null;
 pub mod preflight;
 pub mod probe;

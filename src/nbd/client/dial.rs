@@ -1,0 +1,164 @@
+//! From an address to a connection that is ready for transmission: connect, handshake, TLS.
+//!
+//! Everything here is under one deadline. What is said is decided by
+//! [`Handshake`](crate::nbd::handshake::Handshake); this file moves the bytes.
+
+use super::stream::{Socket, Stream};
+use crate::error::{Error, Kind, Result};
+use crate::nbd::handshake::{Action, Agreed, Handshake, Listing, Wants};
+use crate::nbd::tls::Tls;
+use crate::nbd::uri::{Place, Uri};
+use rustix::net::sockopt;
+use std::io;
+use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::{TcpStream, UnixStream};
+use tokio::time::timeout;
+
+/// Idle time after which the kernel asks a TCP peer whether it is still there.
+const KEEPALIVE: Duration = Duration::from_secs(30);
+
+/// How to make one more connection to the same export.
+#[derive(Debug)]
+pub(super) struct Dialer {
+    place: Place,
+    tls: Option<Tls>,
+    wants: Wants,
+    patience: Duration,
+}
+
+impl Dialer {
+    /// Reads the certificates, connects to nothing yet.
+    pub(super) fn new(uri: &Uri, contexts: Vec<String>, patience: Duration) -> Result<Self> {
+        Ok(Self {
+            place: uri.place().clone(),
+            tls: uri.tls().map(Tls::load).transpose()?,
+            wants: Wants {
+                export: uri.export().to_owned(),
+                tls: uri.tls().is_some(),
+                contexts,
+                list: false,
+            },
+            patience,
+        })
+    }
+
+    /// Makes one connection and opens the export on it.
+    pub(super) async fn dial(&self) -> Result<(Stream, Agreed)> {
+        self.in_time(self.open()).await
+    }
+
+    /// Makes one connection and lists what the server has.
+    pub(super) async fn list(&self) -> Result<Vec<Listing>> {
+        self.in_time(self.ask_list()).await
+    }
+
+    async fn in_time<T>(&self, work: impl Future<Output = Result<T>>) -> Result<T> {
+        timeout(self.patience, work).await.unwrap_or_else(|_| {
+            let seconds = self.patience.as_secs_f32();
+            let what = format!("no connection after {seconds} s");
+            Err(Error::io(
+                "connect",
+                io::Error::new(io::ErrorKind::TimedOut, what),
+            ))
+        })
+    }
+
+    async fn open(&self) -> Result<(Stream, Agreed)> {
+        let (stream, end) = self.shake_hands(self.wants.clone()).await?;
+        match end {
+            Action::Ready(agreed) => Ok((stream, *agreed)),
+            _ => Err(Error::new(
+                Kind::Corrupt,
+                "the handshake did not open the export",
+            )),
+        }
+    }
+
+    async fn ask_list(&self) -> Result<Vec<Listing>> {
+        let wants = Wants {
+            list: true,
+            ..self.wants.clone()
+        };
+        // The goodbye is a courtesy: hanging up says the same.
+        match self.shake_hands(wants).await?.1 {
+            Action::Listed(list, _) => Ok(list),
+            _ => Err(Error::new(
+                Kind::Corrupt,
+                "the handshake did not list the exports",
+            )),
+        }
+    }
+
+    async fn shake_hands(&self, wants: Wants) -> Result<(Stream, Action)> {
+        let mut socket = self.connect().await?;
+        let mut handshake = Handshake::new(wants);
+        let action = talk(&mut socket, &mut handshake, Action::Read).await?;
+        let (Action::StartTls, Some(tls)) = (&action, &self.tls) else {
+            return Ok((Stream::Plain(socket), action));
+        };
+        let mut stream = tls.wrap(socket).await?;
+        let first = handshake.tls_started()?;
+        let action = talk(&mut stream, &mut handshake, first).await?;
+        Ok((Stream::Tls(Box::new(stream)), action))
+    }
+
+    async fn connect(&self) -> Result<Socket> {
+        match &self.place {
+            Place::Tcp { host, port } => {
+                let stream = TcpStream::connect((host.as_str(), *port))
+                    .await
+                    .map_err(|error| Error::io(format!("connect to {host} port {port}"), error))?;
+                tune(&stream).map_err(|error| Error::io("set up the socket", error))?;
+                Ok(Socket::Tcp(stream))
+            }
+            Place::Unix(path) => {
+                let stream = UnixStream::connect(path)
+                    .await
+                    .map_err(|error| Error::io(format!("connect to {}", path.display()), error))?;
+                Ok(Socket::Unix(stream))
+            }
+        }
+    }
+}
+
+/// Requests are small and must leave at once; a peer that vanished must be noticed. The receive
+/// buffer is left to the kernel, whose tuning goes further than a fixed size may.
+fn tune(stream: &TcpStream) -> io::Result<()> {
+    stream.set_nodelay(true)?;
+    sockopt::set_socket_keepalive(stream, true)?;
+    sockopt::set_tcp_keepidle(stream, KEEPALIVE)?;
+    Ok(())
+}
+
+/// Moves bytes until the handshake wants something else.
+async fn talk<S>(stream: &mut S, handshake: &mut Handshake, first: Action) -> Result<Action>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send,
+{
+    let mut action = first;
+    let mut bytes = Vec::new();
+    loop {
+        match action {
+            Action::Read => {}
+            Action::Write(said) => {
+                let sent = async {
+                    stream.write_all(&said).await?;
+                    stream.flush().await
+                };
+                sent.await
+                    .map_err(|error| Error::io("talk to the NBD server", error))?;
+            }
+            end => return Ok(end),
+        }
+        bytes.resize(handshake.need(), 0);
+        stream.read_exact(&mut bytes).await.map_err(|error| {
+            if error.kind() == io::ErrorKind::UnexpectedEof {
+                Error::new(Kind::Transient, "the server hung up during the handshake")
+            } else {
+                Error::io("listen to the NBD server", error)
+            }
+        })?;
+        action = handshake.step(&bytes)?;
+    }
+}

@@ -1,0 +1,143 @@
+//! Ranges to requests that the server takes. Pure.
+
+use crate::endpoint::Limits;
+use crate::extent::ByteRange;
+use crate::nbd::client::assembly::Status;
+use crate::nbd::export::BlockSize;
+
+/// The longest request without a payload: a server may do all of it before it answers.
+pub(super) const MAX_BARE: u64 = 1 << 30;
+
+/// The longest range of one status request: fits 32 bits, and any alignment.
+const MAX_STATUS: u64 = (4 << 30) - (1 << 20);
+
+/// The longest request with a payload that is worth while, whatever the server allows.
+const MAX_PAYLOAD: u32 = 32 << 20;
+
+/// Requests that a server works on at once for each connection: 16 for qemu and nbdkit.
+const PER_CONNECTION: usize = 16;
+
+/// What requests should look like, for a server that told its block sizes.
+pub(super) fn limits(block: BlockSize, connections: usize) -> Limits {
+    let max = round_down(block.maximum.min(MAX_PAYLOAD), block.minimum);
+    let preferred = block.preferred.max(Limits::NONE.preferred).min(max);
+    Limits {
+        align: block.minimum,
+        preferred: round_down(preferred, block.minimum),
+        max,
+        in_flight: connections.max(1).saturating_mul(PER_CONNECTION),
+    }
+}
+
+/// `unit` is a power of two.
+fn round_down(bytes: u32, unit: u32) -> u32 {
+    bytes & !unit.wrapping_sub(1)
+}
+
+/// Consecutive pieces of `range` of at most `max` bytes each.
+pub(super) fn pieces(range: ByteRange, max: u64) -> impl Iterator<Item = ByteRange> {
+    let mut rest = range;
+    std::iter::from_fn(move || {
+        let (piece, after) = rest.split(max.max(1));
+        rest = after;
+        (!piece.is_empty()).then_some(piece)
+    })
+}
+
+/// The whole blocks of `range`, and what lies before and after them. A last block that is cut by
+/// the end of the export counts as whole.
+pub(super) fn around_blocks(
+    range: ByteRange,
+    block: u64,
+    size: u64,
+) -> (ByteRange, ByteRange, ByteRange) {
+    let mut middle = range.align_in(block);
+    if range.end == size {
+        let start = ByteRange::new(range.start, u64::MAX).align_in(block).start;
+        middle = ByteRange::new(start.min(range.end), range.end);
+    }
+    if middle.is_empty() {
+        return (range, ByteRange::default(), ByteRange::default());
+    }
+    (
+        ByteRange::new(range.start, middle.start),
+        middle,
+        ByteRange::new(middle.end, range.end),
+    )
+}
+
+/// What to ask for to learn of a prefix of `range`.
+pub(super) fn status_window(range: ByteRange, block: u64, size: u64) -> ByteRange {
+    let (prefix, _) = range.split(MAX_STATUS);
+    prefix.align_out(block, size)
+}
+
+/// What is left of `found` within `range`, which it was asked for with more around it.
+pub(super) fn clip(found: Status, range: ByteRange) -> Status {
+    found
+        .into_iter()
+        .map(|(part, flags)| (part.intersect(range), flags))
+        .filter(|(part, _)| !part.is_empty())
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{around_blocks, clip, pieces, status_window};
+    use crate::extent::ByteRange;
+    use proptest::prelude::{prop_assert, prop_assert_eq, proptest};
+
+    #[test]
+    fn the_last_block_may_be_cut_by_the_end_of_the_export() {
+        let range = ByteRange::new(100, 1000);
+        let (head, middle, tail) = around_blocks(range, 512, 1000);
+        assert_eq!(head, ByteRange::new(100, 512));
+        assert_eq!(middle, ByteRange::new(512, 1000));
+        assert!(tail.is_empty());
+        let (head, middle, _) = around_blocks(ByteRange::new(700, 1000), 512, 1000);
+        assert_eq!((head, middle.is_empty()), (ByteRange::new(700, 1000), true));
+    }
+
+    #[test]
+    fn a_status_that_was_asked_for_wider_is_cut_to_the_range() {
+        let range = ByteRange::new(700, 800);
+        let window = status_window(range, 512, 4096);
+        assert_eq!(window, ByteRange::new(512, 1024));
+        let found = vec![
+            (ByteRange::new(512, 750), 1),
+            (ByteRange::new(750, 1024), 2),
+        ];
+        assert_eq!(
+            clip(found, range),
+            [(ByteRange::new(700, 750), 1), (ByteRange::new(750, 800), 2)]
+        );
+    }
+
+    proptest! {
+        /// The pieces follow each other, none is too long, together they are the range.
+        #[test]
+        fn pieces_are_the_range_cut(start in 0u64..1000, len in 0u64..1000, max in 1u64..300) {
+            let range = ByteRange::at(start, len);
+            let mut at = start;
+            for piece in pieces(range, max) {
+                prop_assert!(piece.start == at && piece.len() <= max && !piece.is_empty());
+                at = piece.end;
+            }
+            prop_assert_eq!(at, range.end);
+        }
+
+        /// Head, middle and tail are the range; the middle is whole blocks.
+        #[test]
+        fn head_middle_and_tail_are_the_range(a in 0u64..300, n in 0u64..300, shift in 0u32..7, size in 600u64..700) {
+            let block = 1u64 << shift;
+            let range = ByteRange::at(a, n);
+            let (head, middle, tail) = around_blocks(range, block, size);
+            prop_assert_eq!(head.len() + middle.len() + tail.len(), range.len());
+            if !middle.is_empty() {
+                prop_assert!(head.end == middle.start && tail.start == middle.end);
+                prop_assert!(middle.start % block == 0);
+                prop_assert!(middle.end % block == 0 || middle.end == size);
+            }
+        }
+    }
+}
