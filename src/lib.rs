@@ -6,20 +6,21 @@
 pub mod cli;
 pub mod demo;
 pub mod job;
-pub mod journal;
-pub mod nbd;
-pub mod pipeline;
-pub mod plan;
 pub mod report;
+pub mod changes;
+pub mod pipeline;
+pub mod journal;
 pub mod source;
 pub mod target;
+pub mod nbd;
 
-pub mod address;
-pub mod buffer;
-pub mod digest;
-pub mod endpoint;
-pub mod error;
+pub mod plan;
 pub mod extent;
+pub mod digest;
+pub mod buffer;
+pub mod endpoint;
+pub mod address;
+pub mod error;
 pub mod sys;
 
 #[cfg(feature = "testkit")]

@@ -1,3 +1,31 @@
 //! One disk, one pass: open, check, plan, copy, record, finalize, prove.
+//!
+//! ```text
+//!  options.rs     what a user can ask for                   no I/O
+//!  decide.rs      begin, continue, or nothing left to do    pure
+//!  place.rs       where the journal lives
+//!  open.rs        addresses to open endpoints
+//!  recognize.rs   is this the disk that was copied before?
+//!  feed.rs        asks source and tracker, and plans
+//!  ledger.rs      records progress in journal and manifest
+//!  copy.rs        one pass, from the addresses to the last record
+//!  stream.rs      the same for a stream
+//!  verify.rs      the target against its manifest
+//! ```
 
+mod context;
+mod copy;
+mod decide;
+mod feed;
+mod ledger;
+mod open;
 pub mod options;
+mod place;
+mod recognize;
+mod stream;
+mod verify;
+
+pub use context::Context;
+pub use copy::{Outcome, copy};
+pub use open::any_source;
+pub use verify::{VerifyOptions, verify};

@@ -34,15 +34,17 @@ impl Barriers {
         self.unrecorded = self.unrecorded.saturating_add(bytes);
     }
 
-    /// Whether one should begin, if none is running.
-    pub(super) fn is_due(&self, now: Instant) -> bool {
-        self.unrecorded >= BARRIER_BYTES
-            || (self.unrecorded > 0 && now.saturating_duration_since(self.last) >= BARRIER_EVERY)
+    /// Whether one should begin, if none is running. `full`: the ledger asks for one.
+    pub(super) fn is_due(&self, now: Instant, full: bool) -> bool {
+        let late = now.saturating_duration_since(self.last) >= BARRIER_EVERY;
+        self.unrecorded > 0 && (full || late || self.unrecorded >= BARRIER_BYTES)
     }
 
-    /// When to look again.
-    pub(super) fn next(&self) -> Instant {
-        self.last.checked_add(BARRIER_EVERY).unwrap_or(self.last)
+    /// When to look again; `None` while nothing waits to be recorded.
+    pub(super) fn next(&self) -> Option<Instant> {
+        self.last
+            .checked_add(BARRIER_EVERY)
+            .filter(|_| self.unrecorded > 0)
     }
 
     /// Whether more would be at risk than may be.
@@ -102,12 +104,18 @@ mod tests {
         let start = Instant::now();
         let later = start + Duration::from_secs(2);
         let mut barriers = Barriers::new(start);
-        assert!(!barriers.is_due(later), "nothing was written");
+        assert!(!barriers.is_due(later, true), "nothing was written");
+        assert_eq!(
+            barriers.next(),
+            None,
+            "an idle pass must not wake up for it"
+        );
         barriers.completed(1);
-        assert!(!barriers.is_due(start));
-        assert!(barriers.is_due(later));
+        assert!(!barriers.is_due(start, false));
+        assert!(barriers.is_due(start, true));
+        assert!(barriers.is_due(later, false));
         barriers.completed(BARRIER_BYTES);
-        assert!(barriers.is_due(start));
+        assert!(barriers.is_due(start, false));
     }
 
     #[test]

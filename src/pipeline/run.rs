@@ -153,8 +153,7 @@ impl<'a> Run<'a> {
                 return self.end_barrier().await;
             }
             self.begin_barrier_if_due();
-            let wake = tokio::time::Instant::from_std(self.barriers.next());
-            let waits_for_barrier = self.ledger.is_some() && self.barrier.is_none();
+            let wake = self.barriers.next().filter(|_| self.waits_for_barrier());
             tokio::select! {
                 biased;
                 () = stop.requested() => {
@@ -171,9 +170,14 @@ impl<'a> Run<'a> {
                     Some(planned) => self.enqueue(planned?),
                     None => feed_ended = true,
                 },
-                () = tokio::time::sleep_until(wake), if waits_for_barrier => {}
+                () = until(wake) => {}
             }
         }
+    }
+
+    /// A barrier will be due some time, and none is running.
+    fn waits_for_barrier(&self) -> bool {
+        self.ledger.is_some() && self.barrier.is_none()
     }
 
     fn enqueue(&mut self, planned: Planned) {
@@ -246,7 +250,7 @@ impl<'a> Run<'a> {
 
     fn begin_barrier_if_due(&mut self) {
         let full = self.ledger.as_ref().is_some_and(|ledger| ledger.is_full());
-        if self.barrier.is_none() && (full || self.barriers.is_due(Instant::now())) {
+        if self.barrier.is_none() && self.barriers.is_due(Instant::now(), full) {
             self.begin_barrier();
         }
     }
@@ -305,6 +309,14 @@ impl<'a> Run<'a> {
 async fn running(barrier: &mut Option<BoxFuture<'static, Result<()>>>) -> Result<()> {
     match barrier {
         Some(barrier) => barrier.await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Waits for a moment, if there is one.
+async fn until(moment: Option<Instant>) {
+    match moment {
+        Some(moment) => tokio::time::sleep_until(moment.into()).await,
         None => std::future::pending().await,
     }
 }

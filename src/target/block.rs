@@ -273,6 +273,11 @@ impl Target for BlockTarget {
         }
     }
 
+    async fn probe(&self, lost: ByteRange) -> Result<Option<serde_json::Value>> {
+        let report = Self::probe(self, lost).await?;
+        Ok(report.and_then(|report| serde_json::to_value(report).ok()))
+    }
+
     async fn write(&self, offset: u64, mut data: Bytes) -> Result<()> {
         let range = ByteRange::at(offset, data.len() as u64);
         let (whole, tail) = self.cut("write", range)?;

@@ -81,6 +81,18 @@ pub trait Target: fmt::Debug + Send + Sync {
         Untouched::Unknown
     }
 
+    /// Measures, before anything is written, what the target really does when asked to zero, and
+    /// chooses by it (guarantee 3). The result is for the journal and for people.
+    ///
+    /// The content of `lost` may be destroyed: only a pass that writes all of it calls this.
+    ///
+    /// # Errors
+    /// The target cannot be written or read there.
+    async fn probe(&self, lost: ByteRange) -> Result<Option<serde_json::Value>> {
+        let _ = lost;
+        Ok(None)
+    }
+
     /// Writes `data` at `offset`.
     ///
     /// # Errors

@@ -1,0 +1,452 @@
+//! One pass, from the addresses to the last record.
+//!
+//! The order is the guarantee: check everything, record what begins, copy with barriers, flush,
+//! prove if asked, give the target its name, and only then record that the pass is complete.
+
+use super::context::Context;
+use super::decide::{Start, Wanted, decide};
+use super::feed::Feed;
+use super::ledger::{JobLedger, SharedJournal, append};
+use super::open::{self, How, Opened};
+use super::options::{CopyOptions, Tuning};
+use super::place::{journal_path, manifest_path};
+use super::recognize::{recognize, recognize_target};
+use super::verify::{Proof, prove};
+use crate::buffer::Budget;
+use crate::digest::BLOCK;
+use crate::endpoint::Identity;
+use crate::error::{Error, Kind, Result};
+use crate::extent::ByteRange;
+use crate::journal::{Begin, Journal, Manifest, PassBegin, Record, VERSION, unique_id};
+use crate::pipeline::counters::Totals;
+use crate::pipeline::{Ledger, RequestSize, Setup, run};
+use crate::plan::{Done, Shape};
+use crate::report::{Event, Ticker};
+use crate::target::{Target, Untouched, Zeroing};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
+/// The planner looks at this much of a disk at a time.
+const WINDOW: u64 = 1 << 30;
+
+/// Changes that lie this close are read as one.
+const COALESCE: u64 = BLOCK;
+
+/// What a run achieved.
+#[derive(Clone, Copy, Debug)]
+pub struct Outcome {
+    /// Bytes by kind.
+    pub totals: Totals,
+    /// Size of the disk in bytes.
+    pub size: u64,
+    /// Whether every block was read back from the target and compared.
+    pub proven: bool,
+}
+
+/// A pass that is ready to run.
+struct Job<'a> {
+    options: &'a CopyOptions,
+    context: Context,
+    opened: Opened,
+    target: Arc<dyn Target>,
+    /// As the journal knows the target.
+    identity: Identity,
+    budget: Budget,
+    start: Start,
+    number: u32,
+    /// The manifest says what all of the target holds now.
+    builds_on_complete_pass: bool,
+    journal: Option<SharedJournal>,
+    began: Instant,
+}
+
+/// Copies one disk, one pass.
+///
+/// # Errors
+/// See [`Kind`]; nothing is lost, and the same command continues where this run stopped.
+pub async fn copy(options: &CopyOptions, context: Context) -> Result<Outcome> {
+    let began = Instant::now();
+    if let Some(stream) = open::stream(&options.source)? {
+        return super::stream::run(stream, options, context).await;
+    }
+    let opened = open::source(options).await?;
+    let found = open::find_target(&options.target, opened.source.size())?;
+    let path = journal_path(&options.journal, &found.identity, found.beside.as_deref())?;
+    let mut journal = path.map(|path| Journal::open(&path)).transpose()?;
+    if let Some(journal) = journal.as_mut().filter(|_| options.restart) {
+        journal.clear()?;
+    }
+    let start = begin(options, &opened, &found.identity, journal.as_ref())?;
+    let number = number(&start, journal.as_ref());
+    let how = How {
+        overwrite: options.overwrite,
+        size: Some(opened.source.size()),
+        resuming: start != Start::Fresh,
+        whole: number > 1 || start == Start::Finished,
+        probe: journal
+            .as_ref()
+            .and_then(|journal| journal.history().probe.clone()),
+    };
+    let target = open::target(&options.target, &options.tuning, &how).await?;
+    let last = journal
+        .as_ref()
+        .and_then(|journal| journal.history().last.as_ref());
+    let builds_on_complete_pass = last.is_some_and(|pass| pass.complete);
+    let tuning = &options.tuning;
+    let memory = usize::try_from(tuning.memory).unwrap_or(usize::MAX);
+    let job = Job {
+        options,
+        context,
+        budget: Budget::new(memory, tuning.requests),
+        identity: found.identity,
+        number,
+        builds_on_complete_pass,
+        start,
+        journal: journal.map(|journal| Arc::new(Mutex::new(journal))),
+        opened,
+        target,
+        began,
+    };
+    job.run().await
+}
+
+/// How this pass starts, by the journal or without one.
+fn begin(
+    options: &CopyOptions,
+    opened: &Opened,
+    target: &Identity,
+    journal: Option<&Journal>,
+) -> Result<Start> {
+    let source = opened.source.identity();
+    let wanted = Wanted {
+        pass: &options.pass,
+        source: &source,
+        target,
+        digest: options.digest,
+    };
+    match journal {
+        Some(journal) => decide(journal.history(), &wanted)
+            .map_err(|error| error.context(format!("journal {}", journal.path().display()))),
+        // Without a journal a delta is taken on trust.
+        None if options.pass.changes_since.is_some() => Ok(Start::Next { number: 1 }),
+        None => Ok(Start::Fresh),
+    }
+}
+
+fn number(start: &Start, journal: Option<&Journal>) -> u32 {
+    let last = journal.and_then(|journal| journal.history().last.as_ref());
+    match start {
+        Start::Fresh => 1,
+        Start::Next { number } | Start::Resume { number, .. } => *number,
+        Start::Finished => last.map_or(1, |pass| pass.begin.number),
+    }
+}
+
+impl Job<'_> {
+    async fn run(self) -> Result<Outcome> {
+        let done = match &self.start {
+            Start::Resume { done, .. } => done.clone(),
+            _ => Done::default(),
+        };
+        self.announce(&done);
+        if self.start == Start::Finished {
+            return self.finished().await;
+        }
+        self.check_proof_is_possible()?;
+        let mut ledger = self.record_begin()?.map(|manifest| JobLedger {
+            manifest,
+            journal: self.journal.clone(),
+        });
+        if self.start == Start::Fresh {
+            self.probe().await?;
+        }
+        self.recognize(ledger.as_ref()).await?;
+        let ticker = self.ticker();
+        self.copy(done, ledger.as_mut()).await?;
+        self.target.flush().await?;
+        let proven = match &ledger {
+            Some(ledger) if self.wants_proof() => {
+                self.prove(&ledger.manifest).await?;
+                true
+            }
+            _ => false,
+        };
+        self.target.finalize().await?;
+        if let Some(journal) = &self.journal {
+            append(
+                journal,
+                &Record::PassDone {
+                    number: self.number,
+                    proven,
+                    at: now(),
+                },
+            )?;
+        }
+        drop(ticker);
+        Ok(self.done(proven))
+    }
+
+    fn announce(&self, done: &Done) {
+        self.context.tell(&Event::Start {
+            source: self.opened.source.identity().name,
+            target: self.target.identity().name,
+            size: self.size(),
+            pass: self.options.pass.name(),
+            number: self.number,
+            resumed: done.bytes(),
+        });
+    }
+
+    fn ticker(&self) -> Ticker {
+        Ticker::start(
+            &self.context.reporter,
+            self.context.counters.clone(),
+            self.size(),
+        )
+    }
+
+    /// This very pass completed before: says so, and proves that it still holds.
+    async fn finished(&self) -> Result<Outcome> {
+        self.context
+            .warn("this pass was completed before; the target is compared with its manifest");
+        let manifest = self.open_manifest()?;
+        let ticker = self.ticker();
+        self.prove(&manifest).await?;
+        drop(ticker);
+        Ok(self.done(true))
+    }
+
+    fn done(&self, proven: bool) -> Outcome {
+        let totals = self.context.counters.snapshot();
+        self.context.tell(&Event::Done {
+            pass: self.options.pass.name(),
+            totals,
+            size: self.size(),
+            elapsed: self.began.elapsed().as_secs_f64(),
+            proven,
+        });
+        Outcome {
+            totals,
+            size: self.size(),
+            proven,
+        }
+    }
+
+    fn size(&self) -> u64 {
+        self.opened.source.size()
+    }
+
+    /// Proof is asked for, or this is the final pass.
+    fn wants_proof(&self) -> bool {
+        let possible = self.target.can_read_back() && !self.is_delta_without_journal();
+        self.options
+            .verify
+            .unwrap_or(self.options.pass.is_final && possible)
+    }
+
+    fn is_delta_without_journal(&self) -> bool {
+        self.journal.is_none() && self.options.pass.changes_since.is_some()
+    }
+
+    fn check_proof_is_possible(&self) -> Result<()> {
+        if self.options.verify == Some(true) && self.is_delta_without_journal() {
+            let what = "a delta cannot be verified without the journal of the passes before it";
+            return Err(Error::new(Kind::Usage, what).hint("leave out --no-journal or --verify"));
+        }
+        if self.options.verify == Some(true) && !self.target.can_read_back() {
+            let what = "this target cannot be read back, so nothing can be verified";
+            return Err(Error::new(Kind::Usage, what).hint("leave out --verify"));
+        }
+        Ok(())
+    }
+
+    /// Records that the pass begins, and opens or creates its manifest. `None`: nothing wants one.
+    fn record_begin(&self) -> Result<Option<Manifest>> {
+        let Some(journal) = self.journal.clone() else {
+            let wanted = self.wants_proof();
+            let create = || Manifest::temporary(self.options.digest, self.size());
+            return wanted.then(create).transpose();
+        };
+        let manifest = match &self.start {
+            Start::Fresh => self.begin_journal(&journal)?,
+            _ => self.open_manifest()?,
+        };
+        if !matches!(self.start, Start::Resume { .. }) {
+            append(&journal, &Record::Pass(self.pass_begin()))?;
+        }
+        Ok(Some(manifest))
+    }
+
+    fn pass_begin(&self) -> PassBegin {
+        PassBegin {
+            number: self.number,
+            pass: self.options.pass.name().to_owned(),
+            since: self.options.pass.since(),
+            source: self.opened.source.identity(),
+            at: now(),
+        }
+    }
+
+    fn begin_journal(&self, journal: &SharedJournal) -> Result<Manifest> {
+        let id = unique_id();
+        let path = self.manifest_path(journal);
+        let mut journal = journal.lock().unwrap_or_else(PoisonError::into_inner);
+        // A journal that was begun and never got to its first pass begins again.
+        journal.clear()?;
+        let manifest = Manifest::create(&path, &id, self.options.digest, self.size())?;
+        journal.append(&Record::Begin(Begin {
+            version: VERSION,
+            id,
+            target: self.identity.clone(),
+            size: self.size(),
+            digest: self.options.digest,
+        }))?;
+        Ok(manifest)
+    }
+
+    fn open_manifest(&self) -> Result<Manifest> {
+        let missing = || {
+            Error::new(
+                Kind::Usage,
+                "there is no journal, so nothing to compare with",
+            )
+        };
+        let journal = self.journal.as_ref().ok_or_else(missing)?;
+        open_manifest(&journal.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn manifest_path(&self, journal: &SharedJournal) -> PathBuf {
+        manifest_path(
+            journal
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .path(),
+        )
+    }
+
+    /// Measures what zeroes the target, while all of it is still to be written.
+    async fn probe(&self) -> Result<()> {
+        let Some(report) = self.target.probe(ByteRange::new(0, self.size())).await? else {
+            return Ok(());
+        };
+        self.context.tell(&Event::Probe {
+            report: report.clone(),
+        });
+        match &self.journal {
+            Some(journal) => append(journal, &Record::Probe { report }),
+            None => Ok(()),
+        }
+    }
+
+    /// Before a delta: are these the disks of the pass before it?
+    async fn recognize(&self, ledger: Option<&JobLedger>) -> Result<()> {
+        let (Some(ledger), Some(_)) = (ledger, &self.journal) else {
+            return Ok(());
+        };
+        if self.builds_on_complete_pass {
+            recognize_target(&self.target, &ledger.manifest, self.size(), &self.budget).await?;
+        }
+        match &self.opened.tracker {
+            Some(tracker) => {
+                recognize(&self.opened.source, tracker, &ledger.manifest, &self.budget).await
+            }
+            None => Ok(()),
+        }
+    }
+
+    async fn copy(&self, done: Done, ledger: Option<&mut JobLedger>) -> Result<()> {
+        let shape = Shape {
+            size: self.size(),
+            grain: BLOCK,
+            window: WINDOW,
+            coalesce: COALESCE,
+        };
+        let feed = Feed {
+            source: self.opened.source.clone(),
+            tracker: self.opened.tracker.clone(),
+            shape,
+            done: done.to_set(),
+            ask_extents: self.options.zeroes.extents,
+        };
+        let ledger = ledger.map(|ledger| ledger as &mut dyn Ledger);
+        run(
+            self.setup(done),
+            feed.stream(),
+            ledger,
+            self.context.stop.clone(),
+        )
+        .await
+    }
+
+    fn setup(&self, done: Done) -> Setup {
+        let zeroes = &self.options.zeroes;
+        let untouched = self.target.untouched() == Untouched::Zero || zeroes.target_is_zero;
+        Setup {
+            source: self.opened.source.clone(),
+            target: self.target.clone(),
+            budget: self.budget.clone(),
+            counters: self.context.counters.clone(),
+            requests: self.options.tuning.requests,
+            request_size: request_size(&self.options.tuning, &*self.target),
+            grain: BLOCK,
+            sparse: zeroes.sparse,
+            zeroing: if zeroes.allocated {
+                Zeroing::Allocate
+            } else {
+                Zeroing::Unmap
+            },
+            // Only a pass that nothing went before can rely on it: a resumed one may have left
+            // data where the source has zeroes by now.
+            reads_zero: untouched && self.start == Start::Fresh,
+            rate: self.options.tuning.rate,
+            done,
+        }
+    }
+
+    async fn prove(&self, manifest: &Manifest) -> Result<()> {
+        self.context.tell(&Event::Verify { bytes: self.size() });
+        let proof = Proof {
+            target: &self.target,
+            manifest,
+            size: self.size(),
+            budget: &self.budget,
+            counters: &self.context.counters,
+            requests: self.options.tuning.requests.min(16),
+        };
+        prove(&proof, self.context.stop.clone()).await
+    }
+}
+
+/// The manifest that belongs to a journal that has begun.
+///
+/// # Errors
+/// There is none, or it is damaged.
+pub(super) fn open_manifest(journal: &Journal) -> Result<Manifest> {
+    let path = manifest_path(journal.path());
+    match &journal.history().begin {
+        Some(begin) => Manifest::open(&path, &begin.id, begin.digest, begin.size),
+        None => Err(Error::new(
+            Kind::Refused,
+            "nothing was copied yet by this journal",
+        )),
+    }
+}
+
+/// As the user says, or adaptive within what both ends can take.
+fn request_size(tuning: &Tuning, target: &dyn Target) -> RequestSize {
+    let max = target.limits().max.clamp(64 << 10, 2 << 20);
+    match tuning.request_size {
+        Some(size) => RequestSize::Fixed(size),
+        None => RequestSize::Adaptive {
+            min: max.min(256 << 10),
+            max,
+        },
+    }
+}
+
+fn now() -> u64 {
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |time| time.as_secs())
+}

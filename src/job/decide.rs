@@ -1,0 +1,301 @@
+//! What the journal and the request together mean: begin, continue, or nothing left to do. Pure.
+
+use super::options::Pass;
+use crate::digest::Algorithm;
+use crate::endpoint::Identity;
+use crate::error::{Error, Kind, Result};
+use crate::journal::{History, PassState};
+use crate::plan::Done;
+
+/// What a user asks for, and on which disks.
+#[derive(Clone, Debug)]
+pub(super) struct Wanted<'a> {
+    pub(super) pass: &'a Pass,
+    pub(super) source: &'a Identity,
+    pub(super) target: &'a Identity,
+    pub(super) digest: Algorithm,
+}
+
+/// How a pass starts.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) enum Start {
+    /// A full pass onto a target that nothing is known of.
+    Fresh,
+    /// The next pass onto a target that holds the disk already.
+    Next {
+        /// Its number.
+        number: u32,
+    },
+    /// An earlier run of this very pass was cut short.
+    Resume {
+        /// Its number.
+        number: u32,
+        /// What it made durable.
+        done: Done,
+    },
+    /// An earlier run of this very pass completed.
+    Finished,
+}
+
+/// Compares what is recorded with what is wanted.
+///
+/// # Errors
+/// `Refused`: the journal is about other disks, or this pass cannot follow what is recorded.
+pub(super) fn decide(history: &History, wanted: &Wanted<'_>) -> Result<Start> {
+    let Some(begin) = &history.begin else {
+        return fresh(wanted);
+    };
+    if begin.target.id != wanted.target.id {
+        return Err(refused(format!(
+            "the journal is about the target {}, not {}",
+            begin.target.name, wanted.target.name
+        )));
+    }
+    if begin.size != wanted.source.size {
+        return Err(refused(format!(
+            "the source had {} bytes when it was copied, and has {} now",
+            begin.size, wanted.source.size
+        )));
+    }
+    if begin.digest != wanted.digest {
+        return Err(refused(
+            "the journal's digests are of another algorithm".to_owned(),
+        ));
+    }
+    match &history.last {
+        None => fresh(wanted),
+        Some(last) if last.complete => after_complete(last, wanted),
+        Some(last) => after_incomplete(last, wanted),
+    }
+}
+
+fn fresh(wanted: &Wanted<'_>) -> Result<Start> {
+    if wanted.pass.changes_since.is_some() {
+        return Err(
+            Error::new(Kind::Refused, "there is no complete pass to build on")
+                .hint("copy the whole disk first, or name the journal of that copy with --journal"),
+        );
+    }
+    Ok(Start::Fresh)
+}
+
+fn after_complete(last: &PassState, wanted: &Wanted<'_>) -> Result<Start> {
+    let number = last.begin.number.saturating_add(1);
+    if wanted.pass.changes_since.is_some() {
+        // Also when this very delta completed before: names of bitmaps are used again, and
+        // copying what changed once more is always right.
+        return Ok(Start::Next { number });
+    }
+    if !same_source(last, wanted) {
+        return Err(refused(format!(
+            "the target holds {}, not {}",
+            last.begin.source.name, wanted.source.name
+        )));
+    }
+    // A final pass without a baseline reads everything once more: the source was live before.
+    if wanted.pass.is_final && last.begin.pass != wanted.pass.name() {
+        return Ok(Start::Next { number });
+    }
+    Ok(Start::Finished)
+}
+
+fn after_incomplete(last: &PassState, wanted: &Wanted<'_>) -> Result<Start> {
+    let number = last.begin.number;
+    if last.begin.pass != wanted.pass.name() || last.begin.since != wanted.pass.since() {
+        let since = last
+            .begin
+            .since
+            .as_deref()
+            .map(|s| format!(" since {s}"))
+            .unwrap_or_default();
+        return Err(refused(format!(
+            "the {} pass{since} is not complete",
+            last.begin.pass
+        ))
+        .hint("run that one again first, or begin anew with --restart"));
+    }
+    if !same_source(last, wanted) {
+        if wanted.pass.changes_since.is_some() {
+            // Another export of the same disk: perhaps a later point in time, so nothing of this
+            // pass counts. The baseline is still the last complete pass.
+            return Ok(Start::Resume {
+                number,
+                done: Done::default(),
+            });
+        }
+        return Err(refused(format!(
+            "the journal is about the source {}, not {}",
+            last.begin.source.name, wanted.source.name
+        )));
+    }
+    Ok(Start::Resume {
+        number,
+        done: last.done.clone(),
+    })
+}
+
+fn same_source(last: &PassState, wanted: &Wanted<'_>) -> bool {
+    last.begin.source.id == wanted.source.id
+}
+
+fn refused(what: String) -> Error {
+    Error::new(Kind::Refused, what)
+        .hint("to copy anew, add --restart; to use another journal, --journal PATH")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Start, Wanted, decide};
+    use crate::digest::Algorithm;
+    use crate::endpoint::Identity;
+    use crate::error::Kind;
+    use crate::job::options::{Baseline, Pass};
+    use crate::journal::{Begin, History, PassBegin, Record, VERSION};
+    use crate::plan::Done;
+
+    fn disk(id: &str) -> Identity {
+        Identity {
+            id: id.into(),
+            size: 100,
+            name: id.into(),
+        }
+    }
+
+    fn full() -> Pass {
+        Pass::default()
+    }
+
+    fn delta(bitmap: &str) -> Pass {
+        Pass {
+            changes_since: Some(Baseline::NbdBitmap(bitmap.into())),
+            is_final: false,
+        }
+    }
+
+    fn after(passes: &[(&Pass, bool)]) -> History {
+        let digest = Algorithm::Xxh3;
+        let begin = Begin {
+            version: VERSION,
+            id: "j".into(),
+            target: disk("t"),
+            size: 100,
+            digest,
+        };
+        let mut history = History::of(&[Record::Begin(begin)]).unwrap();
+        for (number, (pass, complete)) in (1..).zip(passes) {
+            let begin = PassBegin {
+                number,
+                pass: pass.name().into(),
+                since: pass.since(),
+                source: disk("s"),
+                at: 0,
+            };
+            history.apply(&Record::Pass(begin)).unwrap();
+            history
+                .apply(&Record::Barrier {
+                    done: Done {
+                        below: 40,
+                        above: vec![],
+                    },
+                })
+                .unwrap();
+            if *complete {
+                history
+                    .apply(&Record::PassDone {
+                        number,
+                        proven: false,
+                        at: 0,
+                    })
+                    .unwrap();
+            }
+        }
+        history
+    }
+
+    fn ask(history: &History, pass: &Pass, source: &str, target: &str) -> Result<Start, Kind> {
+        let (source, target) = (disk(source), disk(target));
+        let wanted = Wanted {
+            pass,
+            source: &source,
+            target: &target,
+            digest: Algorithm::Xxh3,
+        };
+        decide(history, &wanted).map_err(|error| error.kind())
+    }
+
+    #[test]
+    fn a_cut_pass_continues_and_a_complete_one_is_finished() {
+        let done = Done {
+            below: 40,
+            above: vec![],
+        };
+        let cut = after(&[(&full(), false)]);
+        assert_eq!(
+            ask(&cut, &full(), "s", "t"),
+            Ok(Start::Resume { number: 1, done })
+        );
+        let complete = after(&[(&full(), true)]);
+        assert_eq!(ask(&complete, &full(), "s", "t"), Ok(Start::Finished));
+    }
+
+    #[test]
+    fn a_delta_needs_a_complete_pass_under_it() {
+        assert_eq!(
+            ask(&History::default(), &delta("b"), "s", "t"),
+            Err(Kind::Refused)
+        );
+        assert_eq!(
+            ask(&after(&[(&full(), false)]), &delta("b"), "s", "t"),
+            Err(Kind::Refused)
+        );
+        let complete = after(&[(&full(), true)]);
+        assert_eq!(
+            ask(&complete, &delta("b"), "snapshot", "t"),
+            Ok(Start::Next { number: 2 })
+        );
+    }
+
+    #[test]
+    fn a_complete_delta_is_never_taken_for_the_next_one_of_the_same_name() {
+        let history = after(&[(&full(), true), (&delta("b"), true)]);
+        assert_eq!(
+            ask(&history, &delta("b"), "s", "t"),
+            Ok(Start::Next { number: 3 })
+        );
+    }
+
+    #[test]
+    fn a_delta_from_another_export_starts_over_but_keeps_its_baseline() {
+        let history = after(&[(&full(), true), (&delta("b"), false)]);
+        let over = Start::Resume {
+            number: 2,
+            done: Done::default(),
+        };
+        assert_eq!(ask(&history, &delta("b"), "other", "t"), Ok(over));
+        assert_eq!(ask(&history, &delta("c"), "s", "t"), Err(Kind::Refused));
+    }
+
+    #[test]
+    fn another_disk_on_either_side_is_refused() {
+        for complete in [false, true] {
+            let history = after(&[(&full(), complete)]);
+            assert_eq!(ask(&history, &full(), "other", "t"), Err(Kind::Refused));
+            assert_eq!(ask(&history, &full(), "s", "other"), Err(Kind::Refused));
+        }
+    }
+
+    #[test]
+    fn a_final_pass_without_a_baseline_reads_everything_once_more() {
+        let last = Pass {
+            changes_since: None,
+            is_final: true,
+        };
+        let history = after(&[(&full(), true)]);
+        assert_eq!(
+            ask(&history, &last, "s", "t"),
+            Ok(Start::Next { number: 2 })
+        );
+        let history = after(&[(&full(), true), (&last, true)]);
+        assert_eq!(ask(&history, &last, "s", "t"), Ok(Start::Finished));
+    }
+}

@@ -1,0 +1,274 @@
+//! Addresses to open endpoints.
+
+use super::options::{Baseline, CopyOptions, Tuning};
+use crate::address::Address;
+use crate::changes::Tracker;
+use crate::changes::nbd_bitmap::{self, NbdBitmap};
+use crate::endpoint::Identity;
+use crate::error::{Error, Kind, Result};
+use crate::nbd::client::{Client, Endpoint, Options, Retry};
+use crate::nbd::uri::Uri;
+use crate::source::Source;
+use crate::source::file::{FileSource, FileSourceOptions};
+use crate::source::nbd::NbdSource;
+use crate::source::stdin::StreamSource;
+use crate::sys::sysfs::Device;
+use crate::target::Target;
+use crate::target::block::{BlockOptions, BlockTarget};
+use crate::target::file::{FileOptions, FileTarget};
+use crate::target::nbd::NbdTarget;
+use crate::target::null::NullTarget;
+use crate::target::preflight::Intent;
+use crate::target::stdout::StreamTarget;
+use serde_json::Value;
+use std::fs::{self, File, FileType, OpenOptions};
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// A source, and what tells its changes.
+#[derive(Debug)]
+pub(super) struct Opened {
+    pub(super) source: Arc<dyn Source>,
+    pub(super) tracker: Option<Arc<dyn Tracker>>,
+}
+
+/// The stream that `address` is, if it is one: standard input, a pipe, a character device.
+///
+/// # Errors
+/// It is one and cannot be opened.
+pub(super) fn stream(address: &Address) -> Result<Option<StreamSource>> {
+    match address {
+        Address::Stdio => StreamSource::stdin().map(Some),
+        Address::Path(path) if is_stream(path) => {
+            let file = File::open(path);
+            let file =
+                file.map_err(|error| Error::io(format!("open {}", path.display()), error))?;
+            Ok(Some(StreamSource::new(
+                file.into(),
+                path.display().to_string(),
+            )))
+        }
+        _ => Ok(None),
+    }
+}
+
+/// Opens the disk that is read, and its tracker if only changes are wanted.
+///
+/// # Errors
+/// Either cannot be opened, or this kind of source has no such tracker.
+pub(super) async fn source(options: &CopyOptions) -> Result<Opened> {
+    let Some(Baseline::NbdBitmap(bitmap)) = &options.pass.changes_since else {
+        let (source, _) = any_source(&options.source, &options.tuning, Vec::new()).await?;
+        return Ok(Opened {
+            source,
+            tracker: None,
+        });
+    };
+    let contexts = vec![nbd_bitmap::context(bitmap)];
+    let (source, client) = any_source(&options.source, &options.tuning, contexts).await?;
+    let Some(client) = client else {
+        let what = format!("{} has no dirty bitmaps", options.source);
+        return Err(Error::new(Kind::Refused, what).hint("nbd-bitmap needs an NBD source"));
+    };
+    let tracker = NbdBitmap::new(client, bitmap)?;
+    Ok(Opened {
+        source,
+        tracker: Some(Arc::new(tracker)),
+    })
+}
+
+/// Opens any disk for reading; gives the NBD client too, if it is one.
+///
+/// # Errors
+/// It cannot be opened, or its address is not one of a disk.
+pub async fn any_source(
+    address: &Address,
+    tuning: &Tuning,
+    contexts: Vec<String>,
+) -> Result<(Arc<dyn Source>, Option<Client>)> {
+    let endpoint = match address {
+        Address::Path(path) => {
+            let source = FileSource::open(path, FileSourceOptions::default()).await?;
+            return Ok((Arc::new(source), None));
+        }
+        Address::Stdio | Address::Null => {
+            let what = format!("{address} is not a disk that can be read");
+            return Err(Error::new(Kind::Usage, what));
+        }
+        Address::Nbd(uri) => Endpoint::Uri(uri.parse()?),
+        Address::Child(command) => Endpoint::Child(command.clone()),
+    };
+    let options = Options {
+        contexts,
+        read_only: true,
+        ..client_options(tuning)
+    };
+    let client = Client::connect(endpoint, options).await?;
+    let source = NbdSource::new(client.clone());
+    Ok((Arc::new(source), Some(client)))
+}
+
+fn client_options(tuning: &Tuning) -> Options {
+    Options {
+        connections: tuning.connections,
+        force_multi_conn: tuning.force_connections,
+        retry: Retry {
+            deadline: tuning.retry,
+            ..Retry::default()
+        },
+        ..Options::default()
+    }
+}
+
+/// A target before it is opened for writing: enough to find its journal.
+#[derive(Debug)]
+pub(super) struct Found {
+    pub(super) identity: Identity,
+    /// The path of a regular file, existing or to be.
+    pub(super) beside: Option<PathBuf>,
+}
+
+/// Finds out which disk a target is, without opening it for writing.
+///
+/// # Errors
+/// The path of a file has no directory.
+pub(super) fn find_target(address: &Address, size: u64) -> Result<Found> {
+    let named = |id: String| Identity {
+        id,
+        size,
+        name: address.to_string(),
+    };
+    let Address::Path(path) = address else {
+        let id = match address {
+            Address::Nbd(uri) => uri.parse::<Uri>()?.to_string(),
+            other => other.to_string(),
+        };
+        return Ok(Found {
+            identity: named(id),
+            beside: None,
+        });
+    };
+    match fs::metadata(path) {
+        Ok(meta) if meta.file_type().is_block_device() => {
+            let id = Device::of(meta.rdev()).stable_id();
+            Ok(Found {
+                identity: named(id),
+                beside: None,
+            })
+        }
+        Ok(meta) if is_stream_type(meta.file_type()) => Ok(Found {
+            identity: named(path.display().to_string()),
+            beside: None,
+        }),
+        _ => {
+            let directory = path
+                .parent()
+                .filter(|parent| !parent.as_os_str().is_empty());
+            let directory = directory
+                .unwrap_or(Path::new("."))
+                .canonicalize()
+                .map_err(|error| Error::io(format!("open {}", path.display()), error))?;
+            let whole = directory.join(path.file_name().unwrap_or_default());
+            let id = format!("file:{}", whole.display());
+            Ok(Found {
+                identity: named(id),
+                beside: Some(whole),
+            })
+        }
+    }
+}
+
+/// How a target is opened.
+#[derive(Clone, Debug, Default)]
+pub(super) struct How {
+    /// What is there now may be lost.
+    pub(super) overwrite: bool,
+    /// Bytes that will be written, if that is known.
+    pub(super) size: Option<u64>,
+    /// A journal shows that what is there was written by us.
+    pub(super) resuming: bool,
+    /// The whole disk is there, written by a pass before this one.
+    pub(super) whole: bool,
+    /// What an earlier run measured.
+    pub(super) probe: Option<Value>,
+}
+
+/// Opens the disk that is written, after every check of it has passed.
+///
+/// # Errors
+/// A check says no, or it cannot be opened.
+pub(super) async fn target(
+    address: &Address,
+    tuning: &Tuning,
+    how: &How,
+) -> Result<Arc<dyn Target>> {
+    let endpoint = match address {
+        Address::Path(path) => return path_target(path, how).await,
+        Address::Stdio => return Ok(Arc::new(StreamTarget::stdout()?)),
+        Address::Null => return Ok(Arc::new(NullTarget)),
+        Address::Nbd(uri) => Endpoint::Uri(uri.parse()?),
+        Address::Child(command) => Endpoint::Child(command.clone()),
+    };
+    let client = Client::connect(endpoint, client_options(tuning)).await?;
+    let target = NbdTarget::new(client)?;
+    match (target.capacity(), how.size) {
+        (Some(capacity), Some(size)) if capacity < size => {
+            let what = format!(
+                "{address} is too small: it has {capacity} bytes and the source has {size}"
+            );
+            Err(Error::new(Kind::Refused, what))
+        }
+        _ => Ok(Arc::new(target)),
+    }
+}
+
+async fn path_target(path: &Path, how: &How) -> Result<Arc<dyn Target>> {
+    let overwrite = how.overwrite;
+    match fs::metadata(path).map(|meta| meta.file_type()) {
+        Ok(kind) if kind.is_block_device() => {
+            let intent = Intent {
+                source_size: how.size,
+                overwrite,
+                resuming: how.resuming,
+            };
+            let probe = how
+                .probe
+                .clone()
+                .and_then(|report| serde_json::from_value(report).ok());
+            let block = BlockOptions {
+                intent,
+                probe,
+                ..BlockOptions::default()
+            };
+            Ok(Arc::new(BlockTarget::open(path, block).await?))
+        }
+        Ok(kind) if is_stream_type(kind) => {
+            let file = OpenOptions::new().write(true).open(path);
+            let file =
+                file.map_err(|error| Error::io(format!("open {}", path.display()), error))?;
+            Ok(Arc::new(StreamTarget::new(
+                file.into(),
+                path.display().to_string(),
+            )))
+        }
+        _ => {
+            let file = FileOptions {
+                size: how.size.unwrap_or(0),
+                overwrite,
+                in_place: how.whole,
+                resuming: how.resuming && !how.whole,
+                ..FileOptions::default()
+            };
+            Ok(Arc::new(FileTarget::open(path, file).await?))
+        }
+    }
+}
+
+fn is_stream(path: &Path) -> bool {
+    fs::metadata(path).is_ok_and(|meta| is_stream_type(meta.file_type()))
+}
+
+fn is_stream_type(kind: FileType) -> bool {
+    kind.is_fifo() || kind.is_char_device() || kind.is_socket()
+}
