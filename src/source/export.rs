@@ -1,4 +1,9 @@
 //! Any source, served over NBD: read-only.
+//!
+//! Clients may read at any offset. What the source does not like, because it reads past the page
+//! cache for example, is read in a wider range here and copied out of it; clients that obey the
+//! preferred block size never see that. (Telling them a minimum instead would not do: clients fall
+//! over a disk whose size is not a multiple of it.)
 
 use super::Source;
 use crate::buffer::Buffer;
@@ -22,6 +27,34 @@ impl SourceExport {
     }
 }
 
+/// Bytes of a wider read at a time.
+const WIDE: u64 = 256 << 10;
+
+impl SourceExport {
+    async fn read_wider(&self, range: ByteRange, mut buffer: Buffer) -> Result<Buffer> {
+        let align = u64::from(self.0.limits().align);
+        let mut rest = range;
+        let mut out = &mut buffer[..];
+        let mut wide = Buffer::unbudgeted(0);
+        while !rest.is_empty() {
+            let (part, after) = rest.split(WIDE);
+            let whole = part.align_out(align, self.0.size());
+            let to_usize = |n: u64| usize::try_from(n).unwrap_or(usize::MAX);
+            if wide.len() != to_usize(whole.len()) {
+                wide = Buffer::unbudgeted(to_usize(whole.len()));
+            }
+            wide = self.0.read(whole.start, wide).await?;
+            let skip = to_usize(part.start.saturating_sub(whole.start));
+            let (now, later) = out.split_at_mut(to_usize(part.len()).min(out.len()));
+            now.iter_mut()
+                .zip(wide.iter().skip(skip))
+                .for_each(|(to, from)| *to = *from);
+            (out, rest) = (later, after);
+        }
+        Ok(buffer)
+    }
+}
+
 fn read_only<T>() -> Result<T> {
     Err(Error::new(Kind::Refused, "the export is read-only"))
 }
@@ -35,8 +68,8 @@ impl Export for SourceExport {
     fn block_sizes(&self) -> BlockSizes {
         let limits = self.0.limits();
         BlockSizes {
-            minimum: limits.align,
-            preferred: limits.preferred,
+            minimum: 1,
+            preferred: limits.preferred.max(limits.align),
             maximum: limits.max,
         }
     }
@@ -46,7 +79,14 @@ impl Export for SourceExport {
     }
 
     async fn read(&self, offset: u64, buffer: Buffer) -> Result<Buffer> {
-        self.0.read(offset, buffer).await
+        let (align, size) = (u64::from(self.0.limits().align), self.0.size());
+        let len = u64::try_from(buffer.len()).unwrap_or(u64::MAX);
+        let range = ByteRange::at(offset, len);
+        // The tail of a disk is the one range that need not be aligned.
+        if range.align_out(align, size) == range {
+            return self.0.read(offset, buffer).await;
+        }
+        self.read_wider(range, buffer).await
     }
 
     async fn write(&self, _offset: u64, _data: Bytes) -> Result<()> {

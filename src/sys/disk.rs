@@ -247,6 +247,13 @@ impl Disk {
         bytes.as_ptr().align_offset(sector) == 0
     }
 
+    /// The descriptor for a request that goes past the page cache as it is.
+    pub(super) fn direct_for(&self, offset: u64, memory: &[u8]) -> Option<BorrowedFd<'_>> {
+        let whole = self.direct_part(offset, memory.len()) == memory.len();
+        let fits = whole && !memory.is_empty() && self.is_aligned_memory(memory);
+        self.direct.as_ref().filter(|_| fits).map(OwnedFd::as_fd)
+    }
+
     fn is_aligned(&self, offset: u64) -> bool {
         offset.is_multiple_of(u64::from(self.align))
     }

@@ -4,6 +4,7 @@
 //! ```text
 //!  disk.rs      one open file or block device: read, write, sync; blocks
 //!  queue.rs     requests to a disk, many at once; does not block
+//!  aio.rs       Linux AIO, for direct requests
 //!  blockdev.rs  the requests that only block devices know
 //!  sysfs.rs     what the kernel tells about a block device; who it is, who holds it
 //!  tables.rs    /proc/self/mountinfo and /proc/swaps, as text
@@ -11,6 +12,7 @@
 //!
 //! Nothing here decides: callers get facts and `io::Error`s and make sense of them.
 
+mod aio;
 pub mod blockdev;
 pub mod disk;
 pub mod queue;

@@ -23,14 +23,19 @@ impl TargetExport {
     /// Serves `target`.
     ///
     /// # Errors
-    /// It has no size, or cannot be read back: then it is a stream, and no disk.
+    /// It has no size, or cannot be read back: then it is a stream, and no disk. Or its size is not
+    /// a multiple of its sectors: there are clients that fall over such an export.
     pub fn new(target: Arc<dyn Target>) -> Result<Self> {
+        let refuse = |why: &str| {
+            let doing = format!("serve {}: {why}", target.identity());
+            Err(Error::new(Kind::Unsupported, doing))
+        };
         match target.capacity() {
-            Some(size) if target.can_read_back() => Ok(Self { target, size }),
-            _ => {
-                let doing = format!("serve {}: it cannot be read", target.identity());
-                Err(Error::new(Kind::Unsupported, doing))
+            Some(size) if !size.is_multiple_of(target.limits().align.into()) => {
+                refuse("its size is not a multiple of its sectors")
             }
+            Some(size) if target.can_read_back() => Ok(Self { target, size }),
+            _ => refuse("it cannot be read"),
         }
     }
 }

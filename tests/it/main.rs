@@ -9,6 +9,7 @@
     reason = "a test crate: a panic is how a test fails"
 )]
 
+mod nbd_server;
 mod engine;
 mod rig;
 mod sources;

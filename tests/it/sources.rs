@@ -7,7 +7,11 @@ use diskferry::extent::{ByteRange, ExtentKind};
 use diskferry::source::file::{FileSource, FileSourceOptions};
 use diskferry::source::stdin::StreamSource;
 use diskferry::source::{Source, open_path};
+use diskferry::sys::disk::{Disk, Open};
+use diskferry::sys::queue::Queue;
 use diskferry::testkit::{Fault, Faults, FaultySource, MemSource, Op, check_source};
+use futures_util::FutureExt;
+use futures_util::future::join_all;
 use std::fs::{self, File};
 use std::io::Write;
 use std::os::unix::fs::FileExt;
@@ -260,4 +264,68 @@ async fn a_stream_that_somebody_made_non_blocking_is_waited_for() {
     let buffer = source.next(Buffer::unbudgeted(16)).await.unwrap().unwrap();
     assert_eq!(*buffer, *b"late");
     feeder.join().unwrap();
+}
+
+/// Both ways of doing requests, over one file, whose size ends in the middle of a block.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_kernel_and_threads_do_the_same_requests() {
+    let dir = room();
+    let path = dir.path().join("disk");
+    let size = 8 * MIB + 1234;
+    let how = Open {
+        write: true,
+        exclusive: false,
+        direct: true,
+    };
+    for make in [Queue::new, Queue::with_threads] {
+        File::create(&path).unwrap().set_len(size).unwrap();
+        let queue = make(Disk::open(&path, how).unwrap());
+        assert!(queue.disk().is_direct());
+        let bytes = sparse_bytes(size);
+        let pieces = (0u64..).step_by(65536).zip(bytes.chunks(65536));
+        let writes = pieces.clone().map(|(at, piece)| {
+            let mut data = Buffer::unbudgeted(piece.len());
+            data.copy_from_slice(piece);
+            queue.write(at, data.freeze())
+        });
+        let written: Result<Vec<()>, _> = join_all(writes).await.into_iter().collect();
+        written.unwrap();
+        let reads = pieces.map(|(at, piece)| {
+            let queue = &queue;
+            async move {
+                let buffer = Buffer::unbudgeted(piece.len());
+                let (buffer, count) = queue.read(at, buffer).await.unwrap();
+                assert!(count == piece.len() && *buffer == *piece, "{at:#x}");
+            }
+        });
+        join_all(reads).await;
+        let (_, count) = queue.read(size - 234, empty(4096)).await.unwrap();
+        assert_eq!(count, 234, "the end of the file");
+        let (_, count) = queue.read(8 * MIB, empty(8192)).await.unwrap();
+        assert_eq!(count, 1234, "the end of the file");
+    }
+}
+
+/// The kernel may still be writing when nobody waits any more: memory and file outlive it.
+#[tokio::test(flavor = "multi_thread")]
+async fn requests_that_are_abandoned_with_their_queue_end_by_themselves() {
+    let dir = room();
+    let path = dir.path().join("disk");
+    let bytes = filled(0x6b, 4 * MIB);
+    fs::write(&path, &bytes).unwrap();
+    let how = Open {
+        write: true,
+        exclusive: false,
+        direct: true,
+    };
+    for _ in 0..20 {
+        let queue = Queue::new(Disk::open(&path, how).unwrap());
+        for offset in (0..4 * MIB).step_by(MIB_LEN) {
+            let mut data = empty(MIB);
+            data.fill(0x6b);
+            drop(queue.write(offset, data.freeze()).now_or_never());
+            drop(queue.read(offset, empty(MIB)).now_or_never());
+        }
+    }
+    assert!(fs::read(&path).unwrap() == bytes);
 }

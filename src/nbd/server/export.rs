@@ -18,6 +18,8 @@ pub const BASE_ALLOCATION: &str = "base:allocation";
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct BlockSizes {
     /// Offset and length of every request are multiples of this. A power of two, at most 64 KiB.
+    /// The size of the disk should be a multiple of it: qemu 7.2 as a client falls over one that
+    /// is not.
     pub minimum: u32,
     /// What is fast.
     pub preferred: u32,
