@@ -35,6 +35,9 @@ const RESERVED: &AsciiSet = &CONTROLS
     .add(b'>')
     .add(b'?');
 
+/// What must not stand bare in a host. A colon may: it stands in brackets.
+const HOST: &AsciiSet = &RESERVED.add(b'/').add(b'@').add(b'[').add(b']');
+
 /// Where a server listens.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Place {
@@ -344,11 +347,13 @@ impl fmt::Display for Uri {
     }
 }
 
+/// A host as it stands in a URI: an IPv6 address in brackets, delimiters encoded.
 fn bracketed(host: &str) -> String {
+    let encoded = utf8_percent_encode(host, HOST);
     if host.contains(':') {
-        format!("[{host}]")
+        format!("[{encoded}]")
     } else {
-        host.to_owned()
+        encoded.to_string()
     }
 }
 
@@ -371,6 +376,18 @@ mod tests {
         Place::Tcp {
             host: host.to_owned(),
             port,
+        }
+    }
+
+    #[test]
+    fn the_printed_form_means_the_same_whatever_the_host() {
+        for text in [
+            "nbd://[fe80::1%25eth0]:1/a",
+            "nbd://[[]:1",
+            "nbd://a%2Fb%40c/",
+        ] {
+            let uri = parsed(text);
+            assert_eq!(parsed(&uri.to_string()), uri, "{text}");
         }
     }
 
