@@ -10,6 +10,7 @@ use crate::endpoint::{Identity, Limits};
 use crate::error::{Error, Kind, Result};
 use crate::extent::ByteRange;
 use crate::nbd::client::{Client, Endpoint, Options};
+use crate::nbd::wire::errno;
 use async_trait::async_trait;
 use bytes::Bytes;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -82,6 +83,12 @@ impl NbdTarget {
     }
 }
 
+/// Whether a server that offered to make zeroes answered that it cannot. EINVAL is what ENOTSUP
+/// becomes on the way through nbdkit.
+fn cannot_zero(error: &Error) -> bool {
+    error.kind() == Kind::Unsupported || error.errno() == i32::try_from(errno::EINVAL).ok()
+}
+
 #[async_trait]
 impl Target for NbdTarget {
     fn capacity(&self) -> Option<u64> {
@@ -104,7 +111,7 @@ impl Target for NbdTarget {
         if self.makes_zeroes() {
             let no_hole = zeroing == Zeroing::Allocate;
             match self.client.zero(range, no_hole, false).await {
-                Err(error) if error.kind() == Kind::Unsupported => {
+                Err(error) if cannot_zero(&error) => {
                     if self.zeroes.swap(false, Ordering::Relaxed) {
                         tracing::warn!("zeroes are sent from now on: {}", error.line());
                     }

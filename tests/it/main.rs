@@ -11,6 +11,7 @@
 
 mod nbd_server;
 mod engine;
+mod nbd_client;
 mod rig;
 mod sources;
 mod targets;

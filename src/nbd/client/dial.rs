@@ -108,18 +108,30 @@ impl Dialer {
             Place::Tcp { host, port } => {
                 let stream = TcpStream::connect((host.as_str(), *port))
                     .await
-                    .map_err(|error| Error::io(format!("connect to {host} port {port}"), error))?;
+                    .map_err(|error| {
+                        unreachable(format!("connect to {host} port {port}"), error)
+                    })?;
                 tune(&stream).map_err(|error| Error::io("set up the socket", error))?;
                 Ok(Socket::Tcp(stream))
             }
             Place::Unix(path) => {
-                let stream = UnixStream::connect(path)
-                    .await
-                    .map_err(|error| Error::io(format!("connect to {}", path.display()), error))?;
+                let stream = UnixStream::connect(path).await.map_err(|error| {
+                    unreachable(format!("connect to {}", path.display()), error)
+                })?;
                 Ok(Socket::Unix(stream))
             }
         }
     }
+}
+
+/// A server that cannot be reached may be starting, whatever the reason: without its socket file,
+/// without its name in the DNS. Only a lack of permission will not pass.
+fn unreachable(doing: String, error: io::Error) -> Error {
+    let kind = match error.kind() {
+        io::ErrorKind::PermissionDenied => Kind::Io,
+        _ => Kind::Transient,
+    };
+    Error::io(doing, error).with_kind(kind)
 }
 
 /// Requests are small and must leave at once; a peer that vanished must be noticed. The receive
