@@ -177,14 +177,21 @@ pub async fn check_target(target: &dyn Target, size: u64) -> Verdict {
     ensure(size >= 4 << 20, || "the disk is too small to try".into())?;
     let capacity = target.capacity().unwrap_or(u64::MAX);
     ensure(capacity >= size, || format!("capacity {capacity}"))?;
+    let align = u64::from(target.limits().align);
+    let beyond = size.next_multiple_of(align).saturating_add(align);
     let mut trial = Trial {
         target,
         size,
-        align: u64::from(target.limits().align),
+        span: beyond.min(if capacity == u64::MAX { size } else { capacity }),
+        align,
         model: Vec::new(),
     };
     trial.look_first().await?;
-    trial.fill().await?;
+    trial.mark_beyond().await?;
+    for zeroing in [Zeroing::Unmap, Zeroing::Allocate] {
+        trial.fill().await?;
+        trial.zero_most(zeroing).await?;
+    }
     trial.change_parts().await?;
     trial.change_tail().await?;
     trial.go_past_the_end(capacity).await?;
@@ -197,6 +204,8 @@ pub async fn check_target(target: &dyn Target, size: u64) -> Verdict {
 struct Trial<'a> {
     target: &'a dyn Target,
     size: u64,
+    /// The disk and a little of what is beyond its end, which must not change.
+    span: u64,
     align: u64,
     model: Vec<u8>,
 }
@@ -209,7 +218,7 @@ impl Trial<'_> {
     }
 
     async fn look_first(&mut self) -> Verdict {
-        for piece in pieces(self.size, self.target.limits()) {
+        for piece in pieces(self.span, self.target.limits()) {
             self.model.extend_from_slice(&self.read(piece).await?);
         }
         let untouched = self.target.untouched() == Untouched::Zero;
@@ -219,7 +228,7 @@ impl Trial<'_> {
     }
 
     async fn compare(&self, when: &str) -> Verdict {
-        for piece in pieces(self.size, self.target.limits()) {
+        for piece in pieces(self.span, self.target.limits()) {
             let found = self.read(piece).await?;
             ensure(*found == *part(&self.model, piece), || {
                 format!("{when}: {piece} holds other bytes")
@@ -237,7 +246,26 @@ impl Trial<'_> {
         }
     }
 
-    /// Every byte, many requests at once, then all of it again.
+    /// Makes what is beyond the disk tell whether it was touched.
+    async fn mark_beyond(&mut self) -> Verdict {
+        let beyond = ByteRange::new(self.size / self.align * self.align, self.span);
+        if beyond.is_empty() {
+            return Ok(());
+        }
+        self.change(beyond, None).await
+    }
+
+    /// A range of many steps of whoever zeroes.
+    async fn zero_most(&mut self, zeroing: Zeroing) -> Verdict {
+        let most = ByteRange::new(
+            3 * self.align,
+            self.size - self.size % self.align - self.align,
+        );
+        self.change(most, Some(zeroing)).await?;
+        self.compare("after most was zeroed").await
+    }
+
+    /// Every byte, many requests at once.
     async fn fill(&mut self) -> Verdict {
         let whole = ByteRange::new(0, self.size);
         self.remember(whole, |at| byte_of(at % 251 + at / 4096 % 5) | 1);
@@ -306,7 +334,7 @@ impl Trial<'_> {
         ] {
             self.change(ByteRange::new(start, self.size), zeroing)
                 .await?;
-            let window = ByteRange::new(start.saturating_sub(self.align), self.size);
+            let window = ByteRange::new(start.saturating_sub(self.align), self.span);
             let found = self.read(window).await?;
             ensure(*found == *part(&self.model, window), || {
                 format!("after the tail was changed: {zeroing:?} {window} holds other bytes")
