@@ -12,7 +12,7 @@ use std::fmt;
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 
 /// A [`LiveDisk`](super::disk::LiveDisk) as it was at one moment. Clones are the same snapshot;
@@ -30,6 +30,8 @@ pub(super) struct Kept {
     blocks: Bitmap,
     /// A block could not be kept: the snapshot is lost, the live disk goes on.
     broken: AtomicBool,
+    /// Bytes that were read of the snapshot.
+    served: AtomicU64,
 }
 
 impl View {
@@ -42,6 +44,7 @@ impl View {
             overlay,
             blocks: Bitmap::new(live.size()),
             broken: AtomicBool::new(false),
+            served: AtomicU64::new(0),
         });
         let weak = Arc::downgrade(&kept);
         (Self { live, kept, frozen }, weak)
@@ -51,6 +54,12 @@ impl View {
     #[must_use]
     pub fn dirty(&self) -> u64 {
         self.frozen.as_ref().map_or(0, |(_, bitmap)| bitmap.bytes())
+    }
+
+    /// Bytes of it that were read so far, by whomever.
+    #[must_use]
+    pub fn served(&self) -> u64 {
+        self.kept.served.load(Ordering::Relaxed)
     }
 
     #[cfg(test)]
@@ -65,6 +74,7 @@ impl View {
     pub fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
         let mut rest = buffer;
         let len = u64::try_from(rest.len()).unwrap_or(u64::MAX);
+        self.kept.served.fetch_add(len, Ordering::Relaxed);
         for part in blocks(ByteRange::at(offset, len)) {
             let len = usize::try_from(part.len()).unwrap_or(usize::MAX);
             let (now, later) = rest.split_at_mut(len.min(rest.len()));

@@ -11,6 +11,7 @@
 //!  copy.rs        one pass, from the addresses to the last record
 //!  stream.rs      the same for a stream
 //!  verify.rs      the target against its manifest
+//!  serve.rs       a source over NBD
 //! ```
 
 mod context;
@@ -22,6 +23,7 @@ mod open;
 pub mod options;
 mod place;
 mod recognize;
+pub mod serve;
 mod stream;
 mod verify;
 
