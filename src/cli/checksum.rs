@@ -163,7 +163,7 @@ mod tests {
     fn defined(bytes: &[u8]) -> Digest {
         let mut content = Content::new(Algorithm::Xxh3);
         bytes
-            .chunks(BLOCK as usize)
+            .chunks(usize::try_from(BLOCK).unwrap())
             .for_each(|block| content.block(Algorithm::Xxh3.digest(block)));
         content.finish(bytes.len() as u64)
     }

@@ -2,13 +2,15 @@
 
 use super::output::Output;
 use super::speed::Speed;
-use super::{Command, words};
+use super::{Command, stop, words};
 use crate::address::Address;
 use crate::digest::Algorithm;
 use crate::error::{Error, Kind, Result};
 use crate::job::options::{Baseline, CopyOptions, JournalPlace, Pass, Zeroes};
+use crate::job::{self, Context};
 use clap::{ArgAction, Args};
 use std::path::PathBuf;
+use std::sync::Arc;
 
 /// Copy a disk: all of it, or what changed since a baseline
 ///
@@ -131,11 +133,6 @@ impl Copy {
             );
             return Err(error.hint("copy to a named pipe"));
         }
-        let journal = match (self.journal.journal, self.journal.no_journal) {
-            (Some(path), _) => JournalPlace::Path(path),
-            (None, true) => JournalPlace::None,
-            (None, false) => JournalPlace::Default,
-        };
         Ok(CopyOptions {
             source: self.source,
             target: self.target,
@@ -143,7 +140,7 @@ impl Copy {
                 changes_since: self.pass.changes_since,
                 is_final: self.pass.is_final,
             },
-            journal,
+            journal: place(self.journal.journal, self.journal.no_journal),
             restart: self.journal.restart,
             overwrite: self.pass.overwrite,
             verify: match (self.pass.verify, self.pass.no_verify) {
@@ -167,15 +164,26 @@ impl Copy {
     }
 }
 
+/// Where a journal is: at `path`, nowhere, or where it belongs.
+pub(super) fn place(path: Option<PathBuf>, nowhere: bool) -> JournalPlace {
+    match path {
+        Some(path) => JournalPlace::Path(path),
+        None if nowhere => JournalPlace::None,
+        None => JournalPlace::Default,
+    }
+}
+
 impl Command for Copy {
     const NAME: &'static str = "copy";
 
     async fn run(self, output: Output) -> Result<()> {
         let options = self.options(&output)?;
-        Err(Error::new(
-            Kind::Unsupported,
-            format!("copy {}", options.source),
-        ))
+        let context = Context {
+            reporter: output.reporter(),
+            counters: Arc::default(),
+            stop: stop::on_signals()?,
+        };
+        job::copy(&options, context).await.map(|_outcome| ())
     }
 }
 

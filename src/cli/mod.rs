@@ -5,6 +5,7 @@
 //!  speed.rs     the options of speed and memory that commands share
 //!  open.rs      an address → a disk
 //!  scan.rs      all of a disk in order, in pieces that are read many at a time
+//!  stop.rs      signals → an orderly end
 //!  output.rs    standard output and error, the reporter, tracing
 //!  <name>.rs    one command: its options, and how they become a job
 //! ```
@@ -16,6 +17,7 @@ mod checksum;
 mod compare;
 mod completions;
 mod copy;
+mod inspect;
 mod man;
 mod map;
 mod nbdcopy;
@@ -23,6 +25,8 @@ mod open;
 mod output;
 mod scan;
 mod speed;
+mod stop;
+mod verify;
 mod words;
 
 use crate::error::{Error, Result};
@@ -40,9 +44,11 @@ use tokio::runtime::{Builder, Runtime};
 /// Every command, in the order in which `--help` shows them.
 const COMMANDS: &[Entry] = &[
     Entry::of::<copy::Copy>(),
+    Entry::of::<inspect::Inspect>(),
     Entry::of::<map::Map>(),
     Entry::of::<checksum::Checksum>(),
     Entry::of::<compare::Compare>(),
+    Entry::of::<verify::Verify>(),
     Entry::of::<nbdcopy::Passthrough>(),
     Entry::of::<completions::Completions>(),
     Entry::of::<man::Man>(),

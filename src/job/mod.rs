@@ -30,4 +30,5 @@ mod verify;
 pub use context::Context;
 pub use copy::{Outcome, copy};
 pub use open::any_source;
+pub use stream::copy as copy_stream;
 pub use verify::{VerifyOptions, verify};

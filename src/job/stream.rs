@@ -72,7 +72,7 @@ pub(super) async fn run(
 ///
 /// # Errors
 /// The stream is longer than the target, either end fails, or an end was asked for.
-async fn copy(
+pub async fn copy(
     mut source: StreamSource,
     target: &Arc<dyn Target>,
     budget: &Budget,

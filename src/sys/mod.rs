@@ -5,6 +5,7 @@
 //!  disk.rs      one open file or block device: read, write, sync; blocks
 //!  queue.rs     requests to a disk, many at once; does not block
 //!  aio.rs       Linux AIO, for direct requests
+//!  inherited.rs descriptors that came with the process, by number
 //!  blockdev.rs  the requests that only block devices know
 //!  sysfs.rs     what the kernel tells about a block device; who it is, who holds it
 //!  tables.rs    /proc/self/mountinfo and /proc/swaps, as text
@@ -15,6 +16,7 @@
 mod aio;
 pub mod blockdev;
 pub mod disk;
+pub mod inherited;
 pub mod queue;
 pub mod sysfs;
 pub mod tables;

@@ -10,6 +10,7 @@
 )]
 
 mod nbd_server;
+mod cli;
 mod engine;
 mod nbd_client;
 mod rig;

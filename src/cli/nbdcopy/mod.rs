@@ -4,14 +4,20 @@
 //!  getopt.rs    long, short and abbreviated options as GNU getopt_long takes them; pure
 //!  options.rs   what the options mean; pure
 //!  settle.rs    connections, threads and sizes, once both ends are known; pure
-//!  text.rs      help, version, option listings
+//!  text.rs      help, version, option listings; pure
+//!  ends.rs      opens both ends
+//!  progress.rs  the bar, or lines on a file descriptor
+//!  run.rs       one copy
 //! ```
 //!
 //! What nbdcopy promises is kept, its weaknesses are not: `docs/reference.md` lists where this
 //! differs. There is no journal, no digest and no probe here, as scripts expect none.
 
+mod ends;
 mod getopt;
 mod options;
+mod progress;
+mod run;
 mod settle;
 mod text;
 
@@ -74,7 +80,7 @@ impl Call {
         let posix = env::var_os("POSIXLY_CORRECT").is_some();
         let told = match options::parse(&self.program, &self.words, posix) {
             Ok(Request::Tell(text)) => output::print(&text),
-            Ok(Request::Copy(_options, _ends)) => Err(Error::new(Kind::Unsupported, "copy")),
+            Ok(Request::Copy(options, ends)) => run::copy(&options, &ends).await,
             Err(complaint) => {
                 self.complain(&complaint);
                 return ExitCode::FAILURE;

@@ -1,0 +1,309 @@
+//! `diskferry inspect`: what a disk is, what is on it, and what could track its changes.
+
+use super::output::{self, Output};
+use super::speed::Speed;
+use super::{Command, open, words};
+use crate::address::Address;
+use crate::buffer::Buffer;
+use crate::error::Result;
+use crate::extent::ByteRange;
+use crate::job::options::Tuning;
+use crate::nbd::client::{Client, Endpoint, Timeouts, list};
+use crate::nbd::export::Export;
+use crate::report;
+use crate::source::Source;
+use crate::sys::sysfs::Device;
+use crate::target::signature;
+use clap::Args;
+use serde::Serialize;
+use std::fmt::Write;
+use std::fs;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::path::Path;
+
+/// Show what a disk is, what is on it, and what could track its changes
+#[derive(Args, Clone, Debug)]
+pub(super) struct Inspect {
+    /// The disk: a path, an NBD URI or [ CMD ARGS ]
+    #[arg(value_parser = words::address)]
+    source: Address,
+
+    #[command(flatten)]
+    speed: Speed,
+}
+
+/// What was found out. This is the JSON that is printed; `docs/reference.md` has its fields.
+#[derive(Debug, Serialize)]
+struct Found {
+    address: String,
+    kind: &'static str,
+    size: u64,
+    identity: String,
+    requests: Requests,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    device: Option<BlockSizes>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    export: Option<ExportFacts>,
+    /// Other exports of the same server.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    exports: Vec<String>,
+    /// What is on the disk, in words, as far as its signatures tell.
+    content: Option<&'static str>,
+    /// Sector size that its GPT counts in.
+    gpt_sector: Option<u32>,
+    /// Baselines that `--changes-since` takes.
+    trackers: Vec<String>,
+    warnings: Vec<String>,
+}
+
+/// Limits of requests, in bytes.
+#[derive(Debug, Serialize)]
+struct Requests {
+    align: u32,
+    preferred: u32,
+    max: u32,
+}
+
+/// Block sizes of a device, in bytes.
+#[derive(Debug, Serialize)]
+struct BlockSizes {
+    logical: u64,
+    physical: u64,
+}
+
+/// What an NBD server tells of an export.
+#[derive(Debug, Serialize)]
+struct ExportFacts {
+    name: String,
+    description: Option<String>,
+    flags: Vec<&'static str>,
+    block_size_minimum: u32,
+    block_size_preferred: u32,
+    block_size_maximum: u32,
+    contexts: Vec<String>,
+}
+
+impl Command for Inspect {
+    const NAME: &'static str = "inspect";
+
+    async fn run(self, output: Output) -> Result<()> {
+        let found = inspect(&self.source, &self.speed.tuning()).await?;
+        let text = if output.json() {
+            format!("{}\n", serde_json::json!(found))
+        } else {
+            found.text()
+        };
+        output::print(&text)
+    }
+}
+
+async fn inspect(address: &Address, tuning: &Tuning) -> Result<Found> {
+    let (source, client) = open::with_client(address, tuning).await?;
+    let (head, tail) = ends_of(source.as_ref()).await?;
+    let size = source.size();
+    let limits = source.limits();
+    let device = match address {
+        Address::Path(path) => block_sizes(path),
+        _ => None,
+    };
+    let gpt_sector = signature::gpt_sector(&head);
+    let mut warnings = Vec::new();
+    if let (Some(sector), Some(device)) = (gpt_sector, &device)
+        && u64::from(sector) != device.logical
+    {
+        warnings.push(sector_warning(sector, device.logical));
+    }
+    let (mut exports, mut contexts) = (Vec::new(), Vec::new());
+    if let (Address::Nbd(uri), Some(client)) = (address, &client) {
+        match list(Endpoint::Uri(uri.parse()?), Timeouts::default()).await {
+            Ok(listings) => {
+                for listing in listings {
+                    if listing.listed.name == client.export().name {
+                        contexts = listing.export.map_or(Vec::new(), |export| export.contexts);
+                    } else {
+                        exports.push(listing.listed.name);
+                    }
+                }
+            }
+            Err(error) => warnings.push(error.line()),
+        }
+    }
+    let export = client.as_ref().map(|client| export_facts(client, contexts));
+    Ok(Found {
+        address: address.to_string(),
+        kind: match (&client, &device) {
+            (Some(_), _) => "NBD export",
+            (None, Some(_)) => "block device",
+            (None, None) => "file",
+        },
+        size,
+        identity: source.identity().id,
+        requests: Requests {
+            align: limits.align,
+            preferred: limits.preferred,
+            max: limits.max,
+        },
+        device,
+        trackers: export.as_ref().map_or(Vec::new(), trackers),
+        export,
+        exports,
+        content: signature::find(&head, &tail, size),
+        gpt_sector,
+        warnings,
+    })
+}
+
+/// The first and last bytes of a disk, as far as signatures lie in them.
+async fn ends_of(source: &dyn Source) -> Result<(Buffer, Buffer)> {
+    let size = source.size();
+    let align = u64::from(source.limits().align);
+    let length = |bytes: usize| u64::try_from(bytes).unwrap_or(u64::MAX);
+    let head = ByteRange::new(0, length(signature::HEAD).min(size));
+    let tail = ByteRange::new(size.saturating_sub(length(signature::TAIL)), size);
+    Ok((
+        read(source, head.align_out(align, size)).await?,
+        read(source, tail.align_out(align, size)).await?,
+    ))
+}
+
+/// All of `range`, which is small, in as many requests as the source wants.
+async fn read(source: &dyn Source, range: ByteRange) -> Result<Buffer> {
+    let mut all = Buffer::unbudgeted(usize::try_from(range.len()).unwrap_or(0));
+    let mut rest = range;
+    let mut at = 0usize;
+    while !rest.is_empty() {
+        let (piece, after) = rest.split(source.limits().max.into());
+        let length = usize::try_from(piece.len()).unwrap_or(0);
+        let bytes = source.read(piece.start, Buffer::unbudgeted(length)).await?;
+        let end = at.saturating_add(length);
+        if let Some(place) = all.get_mut(at..end) {
+            place.copy_from_slice(&bytes);
+        }
+        (at, rest) = (end, after);
+    }
+    Ok(all)
+}
+
+/// Block sizes of the device at `path`; `None` if it is a file, or nobody tells.
+fn block_sizes(path: &Path) -> Option<BlockSizes> {
+    let meta = fs::metadata(path).ok()?;
+    let device = meta
+        .file_type()
+        .is_block_device()
+        .then(|| Device::of(meta.rdev()))?;
+    Some(BlockSizes {
+        logical: device.queue_limit("logical_block_size")?,
+        physical: device.queue_limit("physical_block_size")?,
+    })
+}
+
+fn sector_warning(sector: u32, logical: u64) -> String {
+    format!(
+        "its partition table was written for sectors of {sector} bytes, and the device has \
+         {logical}: partitions will not be found"
+    )
+}
+
+fn export_facts(client: &Client, listed: Vec<String>) -> ExportFacts {
+    let Export {
+        name,
+        description,
+        flags,
+        block_size,
+        contexts,
+        ..
+    } = client.export();
+    let mut all = listed;
+    for context in contexts {
+        if !all.contains(context) {
+            all.push(context.clone());
+        }
+    }
+    let flags = [
+        ("read-only", flags.read_only()),
+        ("flush", flags.can_flush()),
+        ("fua", flags.can_fua()),
+        ("trim", flags.can_trim()),
+        ("write-zeroes", flags.can_zero()),
+        ("fast-zero", flags.can_fast_zero()),
+        ("df", flags.can_df()),
+        ("multi-conn", flags.can_multi_conn()),
+    ];
+    ExportFacts {
+        name: name.clone(),
+        description: description.clone(),
+        flags: flags
+            .into_iter()
+            .filter_map(|(flag, set)| set.then_some(flag))
+            .collect(),
+        block_size_minimum: block_size.minimum,
+        block_size_preferred: block_size.preferred,
+        block_size_maximum: block_size.maximum,
+        contexts: all,
+    }
+}
+
+/// The baselines that the contexts of an export are.
+fn trackers(export: &ExportFacts) -> Vec<String> {
+    let bitmaps = export
+        .contexts
+        .iter()
+        .filter_map(|context| context.strip_prefix("qemu:dirty-bitmap:"));
+    bitmaps.map(|name| format!("nbd-bitmap:{name}")).collect()
+}
+
+impl Found {
+    /// For people.
+    fn text(&self) -> String {
+        let mut rows: Vec<(&str, String)> = vec![
+            ("address", self.address.clone()),
+            ("kind", self.kind.to_owned()),
+            (
+                "size",
+                format!("{} ({})", self.size, report::bytes(self.size)),
+            ),
+            ("identity", self.identity.clone()),
+        ];
+        let Requests {
+            align,
+            preferred,
+            max,
+        } = self.requests;
+        rows.push((
+            "requests",
+            format!("aligned to {align}, preferred {preferred}, at most {max} bytes"),
+        ));
+        if let Some(device) = &self.device {
+            let sizes = format!("logical {}, physical {}", device.logical, device.physical);
+            rows.push(("blocks", sizes));
+        }
+        if let Some(export) = &self.export {
+            rows.push(("export", format!("{:?}", export.name)));
+            rows.extend(export.description.clone().map(|text| ("", text)));
+            rows.push(("flags", export.flags.join(" ")));
+            rows.push(("contexts", export.contexts.join(" ")));
+        }
+        if !self.exports.is_empty() {
+            rows.push(("others", self.exports.join(" ")));
+        }
+        let mut content = self.content.unwrap_or("nothing that is known").to_owned();
+        if let Some(sector) = self.gpt_sector {
+            content.push_str(&format!(", for sectors of {sector} bytes"));
+        }
+        rows.push(("content", content));
+        rows.push((
+            "trackers",
+            match self.trackers.is_empty() {
+                true => "none".to_owned(),
+                false => self.trackers.join(" "),
+            },
+        ));
+        rows.extend(self.warnings.iter().map(|text| ("warning", text.clone())));
+        rows.into_iter()
+            .fold(String::new(), |mut text, (key, value)| {
+                // Writing to a string does not fail.
+                let _ = writeln!(text, "{key:<10} {value}");
+                text
+            })
+    }
+}
