@@ -17,6 +17,7 @@ mod checksum;
 mod compare;
 mod completions;
 mod copy;
+mod demo;
 mod inspect;
 mod man;
 mod map;
@@ -24,6 +25,7 @@ mod nbdcopy;
 mod open;
 mod output;
 mod scan;
+mod serve;
 mod speed;
 mod stop;
 mod verify;
@@ -49,6 +51,8 @@ const COMMANDS: &[Entry] = &[
     Entry::of::<checksum::Checksum>(),
     Entry::of::<compare::Compare>(),
     Entry::of::<verify::Verify>(),
+    Entry::of::<serve::Serve>(),
+    Entry::of::<demo::Demo>(),
     Entry::of::<nbdcopy::Passthrough>(),
     Entry::of::<completions::Completions>(),
     Entry::of::<man::Man>(),

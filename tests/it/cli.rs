@@ -1,20 +1,25 @@
 //! The command line: exit codes, messages, help, and results for people and for scripts.
 
 use crate::rig::{Nbdkit, Room, random_disk, run, sparse_disk};
+use rustix::process::Signal;
 use serde_json::Value;
 use std::ffi::OsStr;
 use std::fs::{self, File, OpenOptions};
 use std::os::unix::fs::{FileExt, symlink};
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::thread::sleep;
+use std::time::Duration;
 
-const COMMANDS: [&str; 9] = [
+const COMMANDS: [&str; 11] = [
     "copy",
     "inspect",
     "map",
     "checksum",
     "compare",
     "verify",
+    "serve",
+    "demo",
     "nbdcopy",
     "completions",
     "man",
@@ -395,4 +400,36 @@ fn nbdcopy_obeys_a_maximum_block_size_that_the_original_runs_into() {
     let (code, _, stderr) = nbdcopy(&room, &[&server.uri(), &copy]);
     assert_eq!(code, Some(0), "{stderr}");
     assert!(fs::read(&copy).unwrap() == fs::read(&path).unwrap());
+}
+
+#[test]
+fn serve_is_a_server_for_every_client_and_ends_when_told() {
+    let room = Room::new();
+    let path = holed(&room);
+    let socket = room.path("nbd.sock");
+    let server = room.start([
+        "serve",
+        "--socket",
+        &text(&socket),
+        "--export-name",
+        "disk",
+        &path,
+    ]);
+    let uri = loop {
+        match server.stdout().lines().next() {
+            Some(uri) => break uri.to_owned(),
+            None => sleep(Duration::from_millis(20)),
+        }
+    };
+    assert!(uri.starts_with("nbd+unix:///disk?socket="), "{uri}");
+    let info: Value = serde_json::from_str(&run("nbdinfo", ["--json", &uri])).unwrap();
+    assert_eq!(info["exports"][0]["export-size"], (40 << 20) + 512);
+    assert_eq!(info["exports"][0]["is_read_only"], true);
+    room.diskferry(["compare", "--strict", &uri, &path]).ok();
+    let copy = text(&room.path("copy.img"));
+    run("nbdcopy", [&uri, &copy]);
+    assert!(fs::read(&copy).unwrap() == fs::read(&path).unwrap());
+    server.signal(Signal::TERM);
+    server.wait().ok();
+    assert!(!socket.exists(), "the socket is removed");
 }
