@@ -3,8 +3,15 @@
 use crate::error::{Error, Kind, Result};
 use rustix::fs::statvfs;
 use std::fs::DirBuilder;
+use std::io::ErrorKind;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
+use std::thread::sleep;
+use std::time::Duration;
+
+/// How often, and after which pause, it is tried again to remove the directory.
+const TRIES: u32 = 50;
+const PAUSE: Duration = Duration::from_millis(20);
 
 /// A directory of our own, which goes with all that is in it.
 #[derive(Debug)]
@@ -27,7 +34,7 @@ impl Scratch {
                 free >> 20
             );
             return Err(Error::new(Kind::Refused, doing)
-                .hint("use a smaller --size, or set TMPDIR to where there is room"));
+                .hint("use a smaller --size, or a --directory where there is room"));
         }
         let path = parent.join(format!("diskferry-demo-{}", std::process::id()));
         DirBuilder::new()
@@ -46,8 +53,15 @@ impl Scratch {
 
 impl Drop for Scratch {
     fn drop(&mut self) {
-        if let Err(error) = std::fs::remove_dir_all(&self.0) {
-            tracing::warn!(path = %self.0.display(), %error, "a directory is left behind");
+        // A child that was killed a moment ago may still be making a file in it.
+        for _ in 0..TRIES {
+            match std::fs::remove_dir_all(&self.0) {
+                Ok(()) => return,
+                Err(error) if error.kind() == ErrorKind::NotFound => return,
+                Err(error) => tracing::debug!(%error, "a directory is not empty yet"),
+            }
+            sleep(PAUSE);
         }
+        tracing::warn!(path = %self.0.display(), "a directory is left behind");
     }
 }

@@ -42,7 +42,7 @@ struct Stage<'a> {
 pub(super) async fn tell(options: &DemoOptions, tell: Tell<'_>) -> Result<()> {
     let (mut stage, data) = set_up(options, tell).await?;
     let full = stage.full_pass(data, tell).await?;
-    let mut passes = vec![("full", full)];
+    let mut passes = vec![("resumed", full)];
     for (name, old, new) in [("delta 1", 1, 2), ("delta 2", 2, 3)] {
         sleep(IDLE).await;
         let ran = stage.delta(name, old, Some(new), tell).await?;
@@ -246,7 +246,7 @@ fn outcome(ran: &Ran) -> String {
     )
 }
 
-/// A table of the passes.
+/// A table of the passes; of the full one, the run that ended it.
 fn sum_up(passes: &[(&str, Ran)], tell: Tell<'_>) -> Result<()> {
     tell("")?;
     let row = |cells: [&str; 6]| {

@@ -12,6 +12,7 @@
 mod nbd_server;
 mod cli;
 mod engine;
+mod demo;
 mod nbd_client;
 mod rig;
 mod sources;
