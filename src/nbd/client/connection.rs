@@ -54,9 +54,14 @@ impl Connection {
         self.load.load(Ordering::Relaxed)
     }
 
-    /// Whether requests that change the export are under way.
+    /// Whether requests that change the export are under way, or answered and not yet noted.
     pub(super) fn is_changing(&self) -> bool {
         self.changing.load(Ordering::SeqCst) > 0
+    }
+
+    /// Counts a request that changes the export, until its answer was noted.
+    pub(super) fn changing(&self) -> Count<'_> {
+        Count::one(&self.changing)
     }
 
     /// The number of a context on this connection.
@@ -69,7 +74,6 @@ impl Connection {
     /// answers.
     pub(super) async fn submit(&self, work: Work) -> Outcome {
         let _load = Count::one(&self.load);
-        let _changing = work.changes().then(|| Count::one(&self.changing));
         let (reply, answer) = oneshot::channel();
         if let Err(refused) = self.commands.send(Command::Work(work, reply)) {
             return Err(match refused.0 {
@@ -104,7 +108,7 @@ impl Connection {
 }
 
 /// Counts one for as long as it lives.
-struct Count<'a>(&'a AtomicUsize);
+pub(super) struct Count<'a>(&'a AtomicUsize);
 
 impl<'a> Count<'a> {
     fn one(counter: &'a AtomicUsize) -> Self {

@@ -295,9 +295,7 @@ impl Client {
     }
 
     async fn change(&self, work: Work) -> Result<()> {
-        perform::perform(&self.pool, work).await?;
-        self.pool.barrier().wrote();
-        Ok(())
+        perform::perform(&self.pool, work).await.map(drop)
     }
 
     /// Makes all writes durable that were answered before this was called. Does nothing if the

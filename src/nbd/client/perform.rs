@@ -82,10 +82,20 @@ pub(super) async fn perform(pool: &Arc<Pool>, mut work: Work) -> Result<Answer> 
     loop {
         let (may_pass, error, again) = match pool.take().await {
             Err(error) => (error.kind() == Kind::Transient, error, Some(work)),
-            Ok(connection) => match connection.submit(work).await {
-                Ok(answer) => return Ok(answer),
-                Err((failure, again)) => (failure.may_pass(), failure.into_error(), again),
-            },
+            Ok(connection) => {
+                // Held until the answer is noted: whoever makes a connection again in between
+                // must see the one or the other.
+                let changing = work.changes().then(|| connection.changing());
+                match connection.submit(work).await {
+                    Ok(answer) => {
+                        if changing.is_some() {
+                            pool.barrier().wrote();
+                        }
+                        return Ok(answer);
+                    }
+                    Err((failure, again)) => (failure.may_pass(), failure.into_error(), again),
+                }
+            }
         };
         let pause = if may_pass { failures.pause(pool) } else { None };
         let (Some(pause), Some(again)) = (pause, again) else {

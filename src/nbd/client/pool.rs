@@ -37,6 +37,8 @@ pub(super) struct Pool {
 struct Slot {
     live: Mutex<Arc<Connection>>,
     revival: AsyncMutex<Revival>,
+    /// Attempts to make it again that have ended.
+    attempts: AtomicU64,
 }
 
 /// What is known of attempts to make a connection again.
@@ -44,6 +46,8 @@ struct Slot {
 struct Revival {
     failures: u32,
     not_before: Option<Instant>,
+    /// Why the last one failed, for all who waited for it.
+    error: Option<(Kind, String)>,
 }
 
 impl Pool {
@@ -167,21 +171,31 @@ impl Pool {
         }
     }
 
-    /// Makes the connection of a slot again, once, after the pause that is due.
+    /// Makes the connection of a slot again, once, after the pause that is due. Those who wait
+    /// meanwhile share the outcome, so that a deadline is not spent on standing in line.
     async fn revive(self: &Arc<Self>, index: usize) -> Result<Arc<Connection>> {
         let slot = self
             .slots
             .get(index)
             .ok_or_else(|| Error::new(Kind::Io, "no such connection"))?;
+        let before = slot.attempts.load(Ordering::SeqCst);
         let mut revival = slot.revival.lock().await;
         let current = slot.current();
         if current.is_live() {
             return Ok(current);
         }
+        if let (true, Some((kind, why))) = (
+            slot.attempts.load(Ordering::SeqCst) != before,
+            &revival.error,
+        ) {
+            return Err(Error::new(*kind, why.clone()));
+        }
         if let Some(time) = revival.not_before {
             sleep_until(time).await;
         }
-        match self.redial(index).await {
+        let dialled = self.redial(index).await;
+        slot.attempts.fetch_add(1, Ordering::SeqCst);
+        match dialled {
             Ok(connection) => {
                 *revival = Revival::default();
                 slot.replace(connection.clone());
@@ -192,6 +206,7 @@ impl Pool {
                 let pause = self.retry.pause(revival.failures, Duration::ZERO);
                 revival.failures = revival.failures.saturating_add(1);
                 revival.not_before = pause.and_then(|pause| Instant::now().checked_add(pause));
+                revival.error = Some((error.kind(), error.line()));
                 Err(error)
             }
         }
@@ -230,6 +245,7 @@ impl Slot {
         Self {
             live: Mutex::new(Arc::new(connection)),
             revival: AsyncMutex::default(),
+            attempts: AtomicU64::new(0),
         }
     }
 

@@ -198,6 +198,30 @@ async fn a_server_that_stays_away_is_given_up_at_the_deadline() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_requests_that_wait_for_a_lost_server_do_not_queue_for_their_deadline() {
+    let mut server = Restartable::new(&["pattern", "1M"]);
+    let mut options = patient();
+    options.retry.deadline = Duration::from_millis(500);
+    options.retry.longest = Duration::from_millis(400);
+    options.retry.first = Duration::from_millis(400);
+    let client = connect(&server.uri(), options).await.unwrap();
+    server.crash();
+    let reads = (0..64).map(|_| {
+        let client = client.clone();
+        tokio::spawn(async move { client.read(0, Buffer::unbudgeted(512)).await })
+    });
+    let all = async {
+        for read in reads.collect::<Vec<_>>() {
+            read.await.unwrap().unwrap_err();
+        }
+    };
+    // One after the other, 64 of them would take 25 s for each attempt.
+    timeout(Duration::from_secs(15), all)
+        .await
+        .expect("they share the attempts");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_export_that_changed_over_a_restart_is_not_read_on() {
     for other in [["memory", "2M"], ["pattern", "1M"]] {
         let mut server = Restartable::new(&["memory", "1M"]);

@@ -4,6 +4,7 @@
 //!  peers.rs    what honest servers say is understood, whoever wrote them
 //!  limits.rs   block sizes, odd sizes, what a server lacks
 //!  faults.rs   errors, silence, restarts: what is tried again and what is not
+//!  halves.rs   our own server
 //!  child.rs    servers that are started for one job
 //!  lies.rs     a server that breaks the protocol on purpose
 //!  tls.rs      certificates good, bad and missing
@@ -11,6 +12,7 @@
 
 mod child;
 mod faults;
+mod halves;
 mod lies;
 mod limits;
 mod peers;
