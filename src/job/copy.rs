@@ -164,7 +164,10 @@ impl Job<'_> {
         self.recognize(ledger.as_ref()).await?;
         let ticker = self.ticker();
         self.copy(done, ledger.as_mut()).await?;
-        self.target.flush().await?;
+        if ledger.is_none() {
+            // With one, the pass ended with a barrier, and nothing was written since.
+            self.target.flush().await?;
+        }
         let proven = match &ledger {
             Some(ledger) if self.wants_proof() => {
                 self.prove(&ledger.manifest).await?;

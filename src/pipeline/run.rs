@@ -24,6 +24,13 @@ use std::time::{Duration, Instant};
 /// that records them. Together less than the second that a user waits.
 const GRACE: Duration = Duration::from_millis(400);
 
+/// Bytes in flight that keep any link busy that a disk is likely to be behind (1 GB/s over 16 ms).
+/// More only falls out of the cache: it costs CPU and memory, and wins nothing.
+const ENOUGH_BYTES: u64 = 16 << 20;
+
+/// Requests that may be in flight however long they are.
+const ENOUGH_REQUESTS: usize = 16;
+
 /// Steps that wait to be cut and sent while more are planned: planning runs ahead of copying.
 const LOOKAHEAD: usize = 64;
 
@@ -190,7 +197,7 @@ impl<'a> Run<'a> {
 
     /// Sends out as much as may be out.
     fn dispatch(&mut self) {
-        while self.in_flight.len() < self.requests && !self.barriers.must_wait() {
+        while self.has_room() && !self.barriers.must_wait() {
             let Some(step) = self.cut_next() else { break };
             let range = step.range();
             self.frontier.sent(range);
@@ -201,6 +208,12 @@ impl<'a> Run<'a> {
             self.in_flight
                 .push(Box::pin(request::run(self.shared.clone(), step, delay)));
         }
+    }
+
+    fn has_room(&self) -> bool {
+        let out = self.in_flight.len();
+        let bytes = self.sizer.size().saturating_mul(u64::try_from(out).unwrap_or(u64::MAX));
+        out < self.requests && (out < ENOUGH_REQUESTS || bytes < ENOUGH_BYTES)
     }
 
     /// The next request: the first step, or as much of it as a request may be long.
