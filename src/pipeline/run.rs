@@ -212,7 +212,10 @@ impl<'a> Run<'a> {
 
     fn has_room(&self) -> bool {
         let out = self.in_flight.len();
-        let bytes = self.sizer.size().saturating_mul(u64::try_from(out).unwrap_or(u64::MAX));
+        let bytes = self
+            .sizer
+            .size()
+            .saturating_mul(u64::try_from(out).unwrap_or(u64::MAX));
         out < self.requests && (out < ENOUGH_REQUESTS || bytes < ENOUGH_BYTES)
     }
 

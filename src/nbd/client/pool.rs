@@ -12,6 +12,7 @@ use crate::error::{Error, Kind, Result};
 use crate::nbd::child::Child;
 use crate::nbd::export::Export;
 use crate::nbd::handshake::Agreed;
+use futures_util::future::join_all;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -69,17 +70,14 @@ impl Pool {
         let mut slots = vec![start(first)];
         let several = export.flags.can_multi_conn() || options.force_multi_conn;
         let wanted = if several { options.connections } else { 1 };
-        while slots.len() < wanted {
-            match dialer.dial().await {
+        // All at once: a handshake is several round trips.
+        for dialed in join_all((1..wanted).map(|_| dialer.dial())).await {
+            match dialed {
                 Ok(next) => {
                     next.1.export.check_unchanged(&export)?;
                     slots.push(start(next));
                 }
-                Err(error) => {
-                    let made = slots.len();
-                    tracing::warn!("{made} of {wanted} connections made: {}", error.line());
-                    break;
-                }
+                Err(error) => tracing::warn!("one connection less: {}", error.line()),
             }
         }
         Ok(Self {
