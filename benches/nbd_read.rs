@@ -120,7 +120,7 @@ fn main() {
     let gib = size as f64 / f64::from(1 << 30);
     println!(
         "{:.0} MB/s, {:.3} s of processor for each GiB",
-        gib * 1073.741_824 / seconds,
+        gib * 1_073.741_824 / seconds,
         processor / gib
     );
 }
