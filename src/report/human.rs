@@ -75,8 +75,8 @@ impl<W: Write + Send> Human<W> {
         let (done, of) = status.part();
         if self.show.progress == Progress::Bar {
             self.bar.set_length(of.max(1));
-            self.bar.set_position(done.min(of));
             self.bar.set_message(status.text());
+            self.bar.set_position(done.min(of));
             return;
         }
         let due = {

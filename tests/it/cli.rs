@@ -1,6 +1,6 @@
 //! The command line: exit codes, messages, help, and results for people and for scripts.
 
-use crate::rig::{Nbdkit, Room, random_disk, run, sparse_disk};
+use crate::rig::{Nbdkit, Qsd, Room, random_disk, run, sparse_disk};
 use rustix::process::Signal;
 use serde_json::Value;
 use std::ffi::OsStr;
@@ -270,6 +270,24 @@ fn inspect_tells_what_is_on_a_disk_and_which_sectors_it_was_made_for() {
     assert_eq!(found["export"]["contexts"][0], "base:allocation");
     let human = room.diskferry(["inspect", &server.uri()]).ok().stdout;
     assert!(human.contains("for sectors of 4096 bytes"), "{human}");
+}
+
+#[test]
+fn inspect_finds_the_bitmaps_that_a_delta_can_start_from() {
+    let room = Room::new();
+    random_disk(&room.path("disk.img"), 8 << 20, 5);
+    let mut daemon = Qsd::new(&room.path("disk.img"));
+    let first = daemon.freeze("b1", None);
+    daemon.thaw(first);
+    let frozen = daemon.freeze("b2", Some("b1"));
+    let outcome = room.diskferry(["inspect", "--json", &frozen.uri]).ok();
+    let found: Value = serde_json::from_str(&outcome.stdout).unwrap();
+    assert_eq!(
+        found["trackers"],
+        serde_json::json!(["nbd-bitmap:b1"]),
+        "{found}"
+    );
+    daemon.thaw(frozen);
 }
 
 #[test]

@@ -223,7 +223,8 @@ impl Handshake {
 
     fn after_tls(&mut self) -> Action {
         if self.wants.list {
-            self.send(option::LIST, &[])
+            // Servers tell of contexts only to those who could use them.
+            self.send(option::STRUCTURED_REPLY, &[])
         } else {
             self.send(option::EXTENDED_HEADERS, &[])
         }
@@ -273,8 +274,8 @@ impl Handshake {
         match (self.sent, kind) {
             (_, reply::ACK) => return self.acknowledged(),
             (option::GO | option::INFO, reply::INFO) => self.learn(bytes)?,
-            (option::SET_META_CONTEXT, reply::META_CONTEXT) => {
-                self.contexts.push(replies::context(bytes)?);
+            (option::SET_META_CONTEXT | option::LIST_META_CONTEXT, reply::META_CONTEXT) => {
+                self.contexts.push(replies::context(bytes, self.sent)?);
             }
             (option::LIST, reply::SERVER) => self.to_describe.push_back(replies::listed(bytes)?),
             (option, reply) => return Err(Lie::WrongReply { option, reply }.into()),
@@ -306,10 +307,12 @@ impl Handshake {
                 self.style = Style::Extended;
                 Ok(self.ask_contexts())
             }
+            option::STRUCTURED_REPLY if self.wants.list => Ok(self.send(option::LIST, &[])),
             option::STRUCTURED_REPLY => {
                 self.style = Style::Structured;
                 Ok(self.ask_contexts())
             }
+            option::LIST_META_CONTEXT => Ok(self.listed_contexts()),
             option::SET_META_CONTEXT => Ok(self.go()),
             option::GO => self.ready(),
             option::INFO => self.described(true),
@@ -327,7 +330,14 @@ impl Handshake {
         let fatal = matches!(code, reply::ERR_TLS_REQD | reply::ERR_SHUTDOWN);
         match self.sent {
             option::EXTENDED_HEADERS if !fatal => Ok(self.send(option::STRUCTURED_REPLY, &[])),
+            option::STRUCTURED_REPLY if !fatal && self.wants.list => {
+                Ok(self.send(option::LIST, &[]))
+            }
             option::STRUCTURED_REPLY if !fatal => Ok(self.go()),
+            option::LIST_META_CONTEXT if !fatal => {
+                self.contexts.clear();
+                Ok(self.listed_contexts())
+            }
             option::SET_META_CONTEXT if !fatal => {
                 self.contexts.clear();
                 Ok(self.go())
@@ -417,10 +427,36 @@ impl Handshake {
             if told && export.is_none() {
                 return Err(Lie::NoSize.into());
             }
+            // No query asks for all contexts, bitmaps included.
+            let data = options::meta_contexts(&listed.name, &[]);
             let export = export.filter(|_| told);
             self.listings.push(Listing { listed, export });
+            if told {
+                return Ok(self.send(option::LIST_META_CONTEXT, &data));
+            }
         }
         Ok(self.describe_next())
+    }
+
+    /// The contexts of the export that was described last are known. Of all exports together no
+    /// more are kept than one may have: what a server says costs bounded memory.
+    fn listed_contexts(&mut self) -> Action {
+        let kept: usize = self
+            .listings
+            .iter()
+            .filter_map(|listing| listing.export.as_ref())
+            .map(|export| export.contexts.len())
+            .sum();
+        let contexts = mem::take(&mut self.contexts).into_iter();
+        let names = contexts.map(|(_, name)| name);
+        if let Some(export) = self
+            .listings
+            .last_mut()
+            .and_then(|last| last.export.as_mut())
+        {
+            export.contexts = names.take(MAX_REPLIES.saturating_sub(kept)).collect();
+        }
+        self.describe_next()
     }
 }
 

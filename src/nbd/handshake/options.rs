@@ -41,7 +41,7 @@ pub(super) fn info_request(export: &str) -> Vec<u8> {
     data
 }
 
-/// Data of `SET_META_CONTEXT`: the export and one query for each context.
+/// Data of `SET_META_CONTEXT` and `LIST_META_CONTEXT`: the export and one query for each context.
 pub(super) fn meta_contexts(export: &str, contexts: &[String]) -> Vec<u8> {
     let mut data = Vec::new();
     push_string(&mut data, export);

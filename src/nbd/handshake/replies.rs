@@ -60,8 +60,7 @@ pub(super) fn info(bytes: &[u8], option: u32) -> Result<Info, Lie> {
 }
 
 /// A meta context: the number by which this connection knows it, and its name.
-pub(super) fn context(bytes: &[u8]) -> Result<(u32, String), Lie> {
-    let option = option::SET_META_CONTEXT;
+pub(super) fn context(bytes: &[u8], option: u32) -> Result<(u32, String), Lie> {
     let malformed = |what| Lie::Malformed { option, what };
     let (id, name) = bytes
         .split_first_chunk::<4>()
@@ -116,7 +115,7 @@ pub(super) fn name_of(option: u32) -> &'static str {
         option::INFO => "describe the export",
         option::GO => "open the export",
         option::STRUCTURED_REPLY => "ask for structured replies",
-        option::SET_META_CONTEXT => "ask for meta contexts",
+        option::SET_META_CONTEXT | option::LIST_META_CONTEXT => "ask for meta contexts",
         option::EXTENDED_HEADERS => "ask for extended headers",
         _ => "negotiate",
     }

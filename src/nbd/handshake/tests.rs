@@ -215,11 +215,18 @@ fn a_list_describes_each_export_that_the_server_will_describe() {
         wants,
         &[
             greeting(3),
+            answer(option::STRUCTURED_REPLY, reply::ACK, b""),
             answer(option::LIST, reply::SERVER, b"\0\0\0\x01afirst"),
             answer(option::LIST, reply::SERVER, b"\0\0\0\x01b"),
             answer(option::LIST, reply::ACK, b""),
             answer(option::INFO, reply::INFO, &info_export(99, 1)),
             answer(option::INFO, reply::ACK, b""),
+            answer(
+                option::LIST_META_CONTEXT,
+                reply::META_CONTEXT,
+                b"\0\0\0\0x:y",
+            ),
+            answer(option::LIST_META_CONTEXT, reply::ACK, b""),
             answer(option::INFO, reply::ERR_POLICY, b"secret"),
         ],
     )
@@ -230,6 +237,7 @@ fn a_list_describes_each_export_that_the_server_will_describe() {
     assert_eq!(list.len(), 2);
     assert_eq!(list[0].listed.description, "first");
     assert_eq!(list[0].export.as_ref().unwrap().size, 99);
+    assert_eq!(list[0].export.as_ref().unwrap().contexts, ["x:y"]);
     assert!(list[1].export.is_none());
     assert!(goodbye.ends_with(&[0, 0, 0, 2, 0, 0, 0, 0]));
 }
