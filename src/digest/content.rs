@@ -15,7 +15,7 @@
 
 use super::{Algorithm, Digest, LEN};
 use std::fmt;
-use xxhash_rust::xxh3::Xxh3;
+use twox_hash::xxhash3_128::Hasher as Xxh3;
 
 /// Takes in the blocks of a disk in order and gives the digest of the whole.
 #[derive(Debug)]
@@ -35,7 +35,7 @@ impl Content {
     #[must_use]
     pub fn new(algorithm: Algorithm) -> Self {
         let hash = match algorithm {
-            Algorithm::Xxh3 => Hash::Xxh3(Box::default()),
+            Algorithm::Xxh3 => Hash::Xxh3(Box::new(Xxh3::new())),
             Algorithm::Blake3 => Hash::Blake3(Box::default()),
         };
         Self { hash, zeroes: 0 }
@@ -84,7 +84,7 @@ impl fmt::Debug for Hash {
 impl Hash {
     fn update(&mut self, bytes: &[u8]) {
         match self {
-            Self::Xxh3(hash) => hash.update(bytes),
+            Self::Xxh3(hash) => hash.write(bytes),
             Self::Blake3(hash) => {
                 hash.update(bytes);
             }
@@ -93,7 +93,7 @@ impl Hash {
 
     fn finish(&self) -> Digest {
         match self {
-            Self::Xxh3(hash) => Digest(hash.digest128().to_be_bytes()),
+            Self::Xxh3(hash) => Digest(hash.finish_128().to_be_bytes()),
             Self::Blake3(hash) => {
                 let mut short = [0; LEN];
                 hash.finalize_xof().fill(&mut short);
@@ -154,7 +154,7 @@ mod tests {
         bytes.extend(3u64.to_le_bytes());
         bytes.extend(9u64.to_le_bytes());
         let blocks = [7, 0, 0, 0];
-        let xxh3 = xxhash_rust::xxh3::xxh3_128(&bytes).to_be_bytes();
+        let xxh3 = twox_hash::XxHash3_128::oneshot(&bytes).to_be_bytes();
         assert_eq!(digest(Algorithm::Xxh3, &blocks, 9), Digest(xxh3));
         let blake3 = blake3::hash(&bytes);
         assert_eq!(

@@ -14,7 +14,7 @@ pub use content::Content;
 
 use serde::{Deserialize, Serialize};
 use std::fmt;
-use xxhash_rust::xxh3::xxh3_128;
+use twox_hash::XxHash3_128;
 
 /// Bytes of disk under one digest. The last block of a disk may be shorter.
 pub const BLOCK: u64 = 64 * 1024;
@@ -62,7 +62,7 @@ impl Algorithm {
             return Digest::ZERO;
         }
         let digest = match self {
-            Self::Xxh3 => xxh3_128(block).to_be_bytes(),
+            Self::Xxh3 => XxHash3_128::oneshot(block).to_be_bytes(),
             Self::Blake3 => {
                 let mut short = [0; LEN];
                 short.copy_from_slice(&blake3::hash(block).as_bytes()[..LEN]);
