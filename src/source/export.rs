@@ -27,6 +27,9 @@ impl SourceExport {
     }
 }
 
+/// Bytes of disk that one status tells of.
+const WINDOW: u64 = 256 << 20;
+
 /// Bytes of a wider read at a time.
 const WIDE: u64 = 256 << 10;
 
@@ -107,6 +110,8 @@ impl Export for SourceExport {
 
     /// There is one context only. A source that cannot tell now is data: that costs speed only.
     async fn status(&self, _context: &str, range: ByteRange) -> Result<Vec<Status>> {
+        // An answer may end early; this one must not grow with the disk.
+        let (range, _) = range.split(WINDOW);
         let extents = match self.0.extents(range).await {
             Ok(extents) => extents,
             Err(error) => {
