@@ -74,6 +74,10 @@ struct PassOptions {
     /// Write over a target that holds something else
     #[arg(long)]
     overwrite: bool,
+
+    /// Copy a partition table onto a device whose sectors have another size than it counts in
+    #[arg(long)]
+    allow_sector_mismatch: bool,
 }
 
 /// The record of what is done.
@@ -143,6 +147,7 @@ impl Copy {
             journal: place(self.journal.journal, self.journal.no_journal),
             restart: self.journal.restart,
             overwrite: self.pass.overwrite,
+            allow_sector_mismatch: self.pass.allow_sector_mismatch,
             verify: match (self.pass.verify, self.pass.no_verify) {
                 (true, _) => Some(true),
                 (false, true) => Some(false),

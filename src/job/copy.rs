@@ -11,6 +11,7 @@ use super::open::{self, How, Opened};
 use super::options::{CopyOptions, Tuning};
 use super::place::{journal_path, manifest_path};
 use super::recognize::{recognize, recognize_target};
+use super::sectors;
 use super::verify::{Proof, prove};
 use crate::buffer::Budget;
 use crate::digest::BLOCK;
@@ -61,11 +62,15 @@ struct Job<'a> {
     began: Instant,
 }
 
-/// Copies one disk, one pass.
+/// One attempt at a pass; `restart` forgets what earlier ones did.
 ///
 /// # Errors
-/// See [`Kind`]; nothing is lost, and the same command continues where this run stopped.
-pub async fn copy(options: &CopyOptions, context: Context) -> Result<Outcome> {
+/// As for [`copy`](super::copy).
+pub(super) async fn attempt(
+    options: &CopyOptions,
+    context: Context,
+    restart: bool,
+) -> Result<Outcome> {
     let began = Instant::now();
     if let Some(stream) = open::stream(&options.source)? {
         return super::stream::run(stream, options, context).await;
@@ -74,7 +79,7 @@ pub async fn copy(options: &CopyOptions, context: Context) -> Result<Outcome> {
     let found = open::find_target(&options.target, opened.source.size())?;
     let path = journal_path(&options.journal, &found.identity, found.beside.as_deref())?;
     let mut journal = path.map(|path| Journal::open(&path)).transpose()?;
-    if let Some(journal) = journal.as_mut().filter(|_| options.restart) {
+    if let Some(journal) = journal.as_mut().filter(|_| restart) {
         journal.clear()?;
     }
     let start = begin(options, &opened, &found.identity, journal.as_ref())?;
@@ -149,11 +154,11 @@ impl Job<'_> {
             Start::Resume { done, .. } => done.clone(),
             _ => Done::default(),
         };
+        self.preflight().await?;
         self.announce(&done);
         if self.start == Start::Finished {
             return self.finished().await;
         }
-        self.check_proof_is_possible()?;
         let mut ledger = self.record_begin()?.map(|manifest| JobLedger {
             manifest,
             journal: self.journal.clone(),
@@ -188,6 +193,15 @@ impl Job<'_> {
         }
         drop(ticker);
         Ok(self.done(proven))
+    }
+
+    /// What can be refused before byte 0, once both ends are known.
+    async fn preflight(&self) -> Result<()> {
+        self.check_proof_is_possible()?;
+        if self.start == Start::Fresh && !self.options.allow_sector_mismatch {
+            sectors::check(&self.opened.source, &self.target).await?;
+        }
+        Ok(())
     }
 
     fn announce(&self, done: &Done) {

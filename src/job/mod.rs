@@ -8,7 +8,9 @@
 //!  recognize.rs   is this the disk that was copied before?
 //!  feed.rs        asks source and tracker, and plans
 //!  ledger.rs      records progress in journal and manifest
+//!  sectors.rs     will the guest find its partitions?
 //!  copy.rs        one pass, from the addresses to the last record
+//!  persist.rs     the same again, when what failed may pass
 //!  stream.rs      the same for a stream
 //!  verify.rs      the target against its manifest
 //!  serve.rs       a source over NBD
@@ -22,13 +24,16 @@ mod ledger;
 mod open;
 pub mod options;
 mod place;
+mod persist;
 mod recognize;
+mod sectors;
 pub mod serve;
 mod stream;
 mod verify;
 
 pub use context::Context;
-pub use copy::{Outcome, copy};
+pub use copy::Outcome;
 pub use open::any_source;
+pub use persist::copy;
 pub use stream::copy as copy_stream;
 pub use verify::{VerifyOptions, verify};

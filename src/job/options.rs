@@ -23,6 +23,8 @@ pub struct CopyOptions {
     pub restart: bool,
     /// Write over a target that holds something else.
     pub overwrite: bool,
+    /// The target's sectors may differ from those that the source's partition table counts in.
+    pub allow_sector_mismatch: bool,
     /// Read the target back and compare at the end. A final pass always does, unless told not to.
     pub verify: Option<bool>,
     /// How blocks are digested.

@@ -273,6 +273,10 @@ impl Target for BlockTarget {
         }
     }
 
+    fn sector(&self) -> Option<u32> {
+        Some(self.block)
+    }
+
     async fn probe(&self, lost: ByteRange) -> Result<Option<serde_json::Value>> {
         let report = Self::probe(self, lost).await?;
         Ok(report.and_then(|report| serde_json::to_value(report).ok()))

@@ -76,6 +76,11 @@ pub trait Target: fmt::Debug + Send + Sync {
     /// Which disk this is, for the journal and for people.
     fn identity(&self) -> Identity;
 
+    /// Bytes of a sector as a guest will see it, where the target has such a thing of its own.
+    fn sector(&self) -> Option<u32> {
+        None
+    }
+
     /// What a read of bytes that were never written through this target gives.
     fn untouched(&self) -> Untouched {
         Untouched::Unknown

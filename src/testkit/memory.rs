@@ -145,6 +145,7 @@ impl Source for MemSource {
 pub struct MemTarget {
     size: u64,
     limits: Limits,
+    sector: Option<u32>,
     untouched: Untouched,
     shared: Arc<Mutex<TargetState>>,
 }
@@ -174,6 +175,7 @@ impl MemTarget {
         Self {
             size,
             limits: Limits::NONE,
+            sector: None,
             untouched: Untouched::Zero,
             shared: Arc::default(),
         }
@@ -193,6 +195,13 @@ impl MemTarget {
     #[must_use]
     pub fn with_limits(mut self, limits: Limits) -> Self {
         self.limits = limits;
+        self
+    }
+
+    /// The same with sectors of so many bytes.
+    #[must_use]
+    pub fn with_sector(mut self, bytes: u32) -> Self {
+        self.sector = Some(bytes);
         self
     }
 
@@ -250,6 +259,10 @@ impl Target for MemTarget {
 
     fn identity(&self) -> Identity {
         identity("memory target", self.size)
+    }
+
+    fn sector(&self) -> Option<u32> {
+        self.sector
     }
 
     fn untouched(&self) -> Untouched {
