@@ -2,7 +2,7 @@
 //!
 //! Small requests pay the round trip and the per-request cost more often; large ones fall out of
 //! the cache and make the pipeline lumpy. Which wins depends on the peer, so it is tried: double
-//! the length, keep it if throughput rose by a twentieth, else go back and hold for a while.
+//! the length, keep it if throughput rose by a tenth, else go back and hold for a while.
 
 use std::time::Duration;
 
@@ -11,10 +11,10 @@ use std::time::Duration;
 pub enum RequestSize {
     /// Always this many bytes.
     Fixed(u32),
-    /// Whatever is fastest between these, in bytes, starting with the first.
+    /// Whatever is fastest, in bytes.
     Adaptive {
-        /// Shortest.
-        min: u32,
+        /// What to begin with.
+        start: u32,
         /// Longest.
         max: u32,
     },
@@ -45,7 +45,7 @@ impl Sizer {
     pub(super) fn new(choice: RequestSize) -> Self {
         let (size, max) = match choice {
             RequestSize::Fixed(size) => (size, size),
-            RequestSize::Adaptive { min, max } => (min, max.max(min)),
+            RequestSize::Adaptive { start, max } => (start.min(max), max),
         };
         Self {
             size: size.max(1),
@@ -71,7 +71,7 @@ impl Sizer {
         }
         #[expect(
             clippy::cast_precision_loss,
-            reason = "throughput is compared to a twentieth"
+            reason = "throughput is compared to a tenth"
         )]
         let speed = self.bytes as f64 / time.as_secs_f64();
         (self.bytes, self.began) = (0, now);
@@ -80,7 +80,7 @@ impl Sizer {
 
     fn judge(&mut self, speed: f64) {
         match self.before.take() {
-            Some(before) if speed < before * 1.05 => {
+            Some(before) if speed < before * 1.1 => {
                 self.size = (self.size / 2).max(1);
                 self.hold = HOLD;
             }
