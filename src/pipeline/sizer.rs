@@ -102,7 +102,7 @@ mod tests {
     use std::time::Duration;
 
     const ADAPTIVE: RequestSize = RequestSize::Adaptive {
-        min: 256 << 10,
+        start: 256 << 10,
         max: 2 << 20,
     };
 
