@@ -75,7 +75,7 @@ pub(super) async fn attempt(
     if let Some(stream) = open::stream(&options.source)? {
         return super::stream::run(stream, options, context).await;
     }
-    let opened = open::source(options).await?;
+    let opened = open::source(options, &context.counters).await?;
     let found = open::find_target(&options.target, opened.source.size())?;
     let path = journal_path(&options.journal, &found.identity, found.beside.as_deref())?;
     let mut journal = path.map(|path| Journal::open(&path)).transpose()?;
@@ -93,7 +93,7 @@ pub(super) async fn attempt(
             .as_ref()
             .and_then(|journal| journal.history().probe.clone()),
     };
-    let target = open::target(&options.target, &options.tuning, &how).await?;
+    let target = open::target(&options.target, &options.tuning, &how, &context.counters).await?;
     let last = journal
         .as_ref()
         .and_then(|journal| journal.history().last.as_ref());

@@ -6,8 +6,9 @@ use crate::changes::Tracker;
 use crate::changes::nbd_bitmap::{self, NbdBitmap};
 use crate::endpoint::Identity;
 use crate::error::{Error, Kind, Result};
-use crate::nbd::client::{Client, Endpoint, Options, Retry};
+use crate::nbd::client::{Client, Endpoint, Options as ClientOptions, Retry};
 use crate::nbd::uri::Uri;
+use crate::pipeline::counters::Counters;
 use crate::source::Source;
 use crate::source::file::{FileSource, FileSourceOptions};
 use crate::source::nbd::NbdSource;
@@ -25,6 +26,7 @@ use std::fs::{self, File, FileType, OpenOptions};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 
 /// A source, and what tells its changes.
 #[derive(Debug)]
@@ -57,16 +59,20 @@ pub(super) fn stream(address: &Address) -> Result<Option<StreamSource>> {
 ///
 /// # Errors
 /// Either cannot be opened, or this kind of source has no such tracker.
-pub(super) async fn source(options: &CopyOptions) -> Result<Opened> {
+pub(super) async fn source(options: &CopyOptions, counters: &Counters) -> Result<Opened> {
+    let client = client_options(&options.tuning, counters.retries.clone());
     let Some(Baseline::NbdBitmap(bitmap)) = &options.pass.changes_since else {
-        let (source, _) = any_source(&options.source, &options.tuning, Vec::new()).await?;
+        let (source, _) = open_source(&options.source, client).await?;
         return Ok(Opened {
             source,
             tracker: None,
         });
     };
-    let contexts = vec![nbd_bitmap::context(bitmap)];
-    let (source, client) = any_source(&options.source, &options.tuning, contexts).await?;
+    let client = ClientOptions {
+        contexts: vec![nbd_bitmap::context(bitmap)],
+        ..client
+    };
+    let (source, client) = open_source(&options.source, client).await?;
     let Some(client) = client else {
         let what = format!("{} has no dirty bitmaps", options.source);
         return Err(Error::new(Kind::Refused, what).hint("nbd-bitmap needs an NBD source"));
@@ -87,6 +93,17 @@ pub async fn any_source(
     tuning: &Tuning,
     contexts: Vec<String>,
 ) -> Result<(Arc<dyn Source>, Option<Client>)> {
+    let client = ClientOptions {
+        contexts,
+        ..client_options(tuning, Arc::default())
+    };
+    open_source(address, client).await
+}
+
+async fn open_source(
+    address: &Address,
+    options: ClientOptions,
+) -> Result<(Arc<dyn Source>, Option<Client>)> {
     let endpoint = match address {
         Address::Path(path) => {
             let source = FileSource::open(path, FileSourceOptions::default()).await?;
@@ -99,25 +116,25 @@ pub async fn any_source(
         Address::Nbd(uri) => Endpoint::Uri(uri.parse()?),
         Address::Child(command) => Endpoint::Child(command.clone()),
     };
-    let options = Options {
-        contexts,
+    let options = ClientOptions {
         read_only: true,
-        ..client_options(tuning)
+        ..options
     };
     let client = Client::connect(endpoint, options).await?;
     let source = NbdSource::new(client.clone());
     Ok((Arc::new(source), Some(client)))
 }
 
-fn client_options(tuning: &Tuning) -> Options {
-    Options {
+fn client_options(tuning: &Tuning, retried: Arc<AtomicU64>) -> ClientOptions {
+    ClientOptions {
         connections: tuning.connections,
         force_multi_conn: tuning.force_connections,
         retry: Retry {
             deadline: tuning.retry,
             ..Retry::default()
         },
-        ..Options::default()
+        retried,
+        ..ClientOptions::default()
     }
 }
 
@@ -202,6 +219,7 @@ pub(super) async fn target(
     address: &Address,
     tuning: &Tuning,
     how: &How,
+    counters: &Counters,
 ) -> Result<Arc<dyn Target>> {
     let endpoint = match address {
         Address::Path(path) => return path_target(path, how).await,
@@ -210,7 +228,8 @@ pub(super) async fn target(
         Address::Nbd(uri) => Endpoint::Uri(uri.parse()?),
         Address::Child(command) => Endpoint::Child(command.clone()),
     };
-    let client = Client::connect(endpoint, client_options(tuning)).await?;
+    let client =
+        Client::connect(endpoint, client_options(tuning, counters.retries.clone())).await?;
     let target = NbdTarget::new(client)?;
     match (target.capacity(), how.size) {
         (Some(capacity), Some(size)) if capacity < size => {

@@ -33,7 +33,7 @@ pub(super) async fn run(
         overwrite: options.overwrite,
         ..How::default()
     };
-    let target = open::target(&options.target, &options.tuning, &how).await?;
+    let target = open::target(&options.target, &options.tuning, &how, &context.counters).await?;
     context.tell(&Event::Start {
         source: options.source.to_string(),
         target: target.identity().name,

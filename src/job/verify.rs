@@ -56,7 +56,7 @@ pub async fn verify(options: &VerifyOptions, context: Context) -> Result<Outcome
         whole: true,
         ..How::default()
     };
-    let target = open::target(&options.target, &options.tuning, &how).await?;
+    let target = open::target(&options.target, &options.tuning, &how, &context.counters).await?;
     let memory = usize::try_from(options.tuning.memory).unwrap_or(usize::MAX);
     let proof = Proof {
         target: &target,

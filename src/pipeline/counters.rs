@@ -1,6 +1,7 @@
 //! What a pass has done so far, by kind, and where its time went. Read while it runs.
 
 use serde::Serialize;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -19,8 +20,8 @@ pub struct Counters {
     pub verified: AtomicU64,
     /// Everything below this offset has been dealt with in this pass.
     pub position: AtomicU64,
-    /// Requests that had to be repeated.
-    pub retries: AtomicU64,
+    /// Requests that had to be repeated. The endpoints that repeat them count.
+    pub retries: Arc<AtomicU64>,
     /// Nanoseconds that requests waited for the source.
     pub source_wait: AtomicU64,
     /// Nanoseconds that requests waited for the target.

@@ -9,11 +9,17 @@
     reason = "a test crate: a panic is how a test fails"
 )]
 
-mod nbd_server;
+mod badinput;
 mod cli;
 mod engine;
 mod demo;
+mod faults;
+mod issued;
 mod nbd_client;
+mod nbd_server;
+mod powercut;
+mod resume;
 mod rig;
 mod sources;
 mod targets;
+mod warm;

@@ -1,5 +1,7 @@
 //! What a user can choose about a client, and the rule by which it tries again. Pure.
 
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 /// What a user can choose about a client.
@@ -21,6 +23,8 @@ pub struct Options {
     pub timeouts: Timeouts,
     /// Whether and how long to try again.
     pub retry: Retry,
+    /// Counts what is tried again. Several clients may count together.
+    pub retried: Arc<AtomicU64>,
 }
 
 impl Default for Options {
@@ -33,6 +37,7 @@ impl Default for Options {
             read_only: false,
             timeouts: Timeouts::default(),
             retry: Retry::default(),
+            retried: Arc::default(),
         }
     }
 }
@@ -118,6 +123,8 @@ impl Retry {
 #[cfg(test)]
 mod tests {
     use super::{Options, Retry};
+    use std::sync::Arc;
+    use std::sync::atomic::AtomicU64;
     use std::time::Duration;
 
     #[test]

@@ -29,7 +29,7 @@ pub(super) struct Pool {
     barrier: Mutex<Barrier>,
     patience: Duration,
     retry: Retry,
-    retries: AtomicU64,
+    retries: Arc<AtomicU64>,
     child: Option<Child>,
 }
 
@@ -87,7 +87,7 @@ impl Pool {
             barrier: Mutex::default(),
             patience,
             retry: options.retry,
-            retries: AtomicU64::new(0),
+            retries: options.retried.clone(),
             child,
         })
     }

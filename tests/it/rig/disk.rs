@@ -72,6 +72,16 @@ pub(crate) fn sparse_disk(path: &Path, size: u64, percent: u64, seed: u64) {
     }
 }
 
+/// A file of `size` bytes that no disk of the rig resembles: what is not written stays visible.
+pub(crate) fn scrambled_disk(path: &Path, size: u64) {
+    let file = File::create(path).expect("make a disk");
+    for offset in (0..size).step_by(1 << 20) {
+        let length = usize::try_from((size - offset).min(1 << 20)).unwrap();
+        file.write_all_at(&vec![0x55; length], offset)
+            .expect("fill a disk");
+    }
+}
+
 /// The first offset below `length` at which two files or devices differ.
 ///
 /// Both are read through the page cache, which writers past it keep coherent.

@@ -24,7 +24,9 @@ mod server;
 mod tests;
 
 pub(crate) use block::{IscsiLun, LoopDevice};
-pub(crate) use disk::{Rng, assert_same_bytes, first_difference, random_disk, sparse_disk};
+pub(crate) use disk::{
+    Rng, assert_same_bytes, first_difference, random_disk, scrambled_disk, sparse_disk,
+};
 pub(crate) use qsd::{Frozen, Guest, Qsd};
 pub(crate) use room::{Outcome, Room, Running};
 pub(crate) use server::{Nbdkit, QemuNbd, Server, run, uri};

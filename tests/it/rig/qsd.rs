@@ -44,9 +44,12 @@ impl Qsd {
             "qemu-storage-daemon",
             [
                 "--blockdev",
-                &format!("driver=file,node-name=f0,filename={}", disk.display()),
+                &format!(
+                    "driver=file,node-name=f0,discard=unmap,filename={}",
+                    disk.display()
+                ),
                 "--blockdev",
-                "driver=raw,node-name=disk0,file=f0",
+                "driver=raw,node-name=disk0,discard=unmap,file=f0",
                 "--nbd-server",
                 &format!(
                     "addr.type=unix,addr.path={},max-connections=0",

@@ -189,19 +189,11 @@ impl Outcome {
     #[track_caller]
     pub(crate) fn fails(self, code: i32, parts: &[&str]) -> Self {
         let this = self.exits(code);
-        let lines: Vec<&str> = this
-            .stderr
-            .lines()
-            .filter(|l| !l.trim().is_empty())
-            .collect();
-        assert_eq!(
-            lines.len(),
-            1,
-            "one line for {}:\n{}",
-            this.words,
-            this.stderr
-        );
-        let line = lines.first().copied().unwrap_or_default();
+        // Before it there may be lines of progress.
+        let said = this.stderr.lines().filter(|l| l.starts_with("diskferry: "));
+        let line = this.stderr.lines().last().unwrap_or_default();
+        assert_eq!(said.count(), 1, "{}:\n{}", this.words, this.stderr);
+        assert!(line.starts_with("diskferry: "), "{}", this.stderr);
         for part in parts {
             assert!(
                 line.to_lowercase().contains(&part.to_lowercase()),
@@ -211,7 +203,7 @@ impl Outcome {
             );
         }
         for never in ["panicked", "RUST_BACKTRACE", "Error {"] {
-            assert!(!line.contains(never), "not for people: {line}");
+            assert!(!this.stderr.contains(never), "{}", this.stderr);
         }
         this
     }
@@ -224,6 +216,14 @@ impl Outcome {
             .map(|line| {
                 serde_json::from_str(line).unwrap_or_else(|e| panic!("{e}: not an event: {line}"))
             })
+            .collect()
+    }
+
+    /// The events that were printed whole before the program was killed.
+    pub(crate) fn whole_events(&self) -> Vec<Value> {
+        let lines = self.stdout.lines();
+        lines
+            .filter_map(|line| serde_json::from_str(line).ok())
             .collect()
     }
 

@@ -2,6 +2,7 @@
 
 use rustix::process::{Pid, Signal, kill_process};
 use std::ffi::OsStr;
+use std::fs;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -111,7 +112,7 @@ pub(crate) fn socket_dir() -> TempDir {
 /// nbdkit on a unix socket.
 #[derive(Debug)]
 pub(crate) struct Nbdkit {
-    server: Server,
+    server: Option<Server>,
     dir: TempDir,
 }
 
@@ -119,12 +120,22 @@ impl Nbdkit {
     /// `args` are the filters, the plugin and their settings.
     #[track_caller]
     pub(crate) fn new<A: AsRef<OsStr>>(args: impl IntoIterator<Item = A>) -> Self {
-        let dir = socket_dir();
-        let (socket, pid) = (dir.path().join("s"), dir.path().join("pid"));
+        let mut server = Self {
+            server: None,
+            dir: socket_dir(),
+        };
+        server.restart(args);
+        server
+    }
+
+    /// Starts it at the same socket, after a [crash](Self::crash).
+    #[track_caller]
+    pub(crate) fn restart<A: AsRef<OsStr>>(&mut self, args: impl IntoIterator<Item = A>) {
+        let pid = self.dir.path().join("pid");
         let mut command = Command::new("nbdkit");
         command
             .args(["--exit-with-parent", "--foreground", "--newstyle", "-U"])
-            .arg(&socket)
+            .arg(self.socket())
             .arg("-P")
             .arg(&pid)
             .args(args)
@@ -134,7 +145,18 @@ impl Nbdkit {
         let mut server = Server::spawn(&mut command);
         // The pid file is written once connections are accepted.
         server.wait_until(|| pid.exists());
-        Self { server, dir }
+        self.server = Some(server);
+    }
+
+    /// Kills it at once, with all that it has in memory.
+    pub(crate) fn crash(&mut self) {
+        if let Some(mut server) = self.server.take() {
+            server.signal(Signal::KILL);
+            let _ = server.child().wait();
+        }
+        for name in ["s", "pid"] {
+            let _ = fs::remove_file(self.dir.path().join(name));
+        }
     }
 
     pub(crate) fn socket(&self) -> PathBuf {
@@ -143,10 +165,6 @@ impl Nbdkit {
 
     pub(crate) fn uri(&self) -> String {
         uri(&self.socket(), "")
-    }
-
-    pub(crate) fn server(&mut self) -> &mut Server {
-        &mut self.server
     }
 }
 

@@ -1,0 +1,385 @@
+//! What goes wrong before or during a copy, as people see it: one line, an exit code, and that the
+//! same copy done right succeeds afterwards.
+
+use crate::rig::{
+    LoopDevice, Nbdkit, QemuNbd, Qsd, Room, assert_same_bytes, random_disk, run, scrambled_disk,
+};
+use std::fs::{self, File, OpenOptions};
+use std::io::Write;
+use std::net::TcpListener;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::thread;
+use std::time::Duration;
+
+const SIZE: u64 = 8 << 20;
+const FAILED: i32 = 1;
+const USAGE: i32 = 2;
+const REFUSED: i32 = 4;
+
+/// A room with a random disk and a server for it.
+fn room() -> (Room, Nbdkit) {
+    let room = Room::new();
+    let disk = room.path("disk");
+    random_disk(&disk, SIZE, 41);
+    let server = serve(&disk);
+    (room, server)
+}
+
+fn serve(disk: &Path) -> Nbdkit {
+    Nbdkit::new(["-r".as_ref(), "file".as_ref(), disk.as_os_str()])
+}
+
+fn copy<'a>(source: &'a str, target: &'a Path, more: &[&'a str]) -> Vec<&'a str> {
+    let fixed = ["copy", source, target.to_str().unwrap()];
+    let patience: &[&str] = if more.contains(&"--retry") {
+        &[]
+    } else {
+        &["--retry", "1"]
+    };
+    [&fixed[..], patience, more].concat()
+}
+
+/// The copy done right, and nothing is left of what went wrong before.
+#[track_caller]
+fn succeeds(room: &Room, server: &Nbdkit, target: &Path, more: &[&str]) {
+    room.diskferry(copy(&server.uri(), target, more)).ok();
+    assert_same_bytes(&room.path("disk"), target);
+}
+
+/// A port of this machine, and what answers there.
+fn listening(greeting: &'static [u8]) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    thread::spawn(move || {
+        for stream in listener.incoming() {
+            let _ = stream.and_then(|mut stream| stream.write_all(greeting));
+        }
+    });
+    format!("nbd://{address}/")
+}
+
+#[test]
+fn a_server_that_is_not_there() {
+    let (room, server) = room();
+    let nobody = TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap();
+    let uri = format!("nbd://{nobody}/");
+    let target = room.path("copy");
+    room.diskferry(copy(&uri, &target, &[]))
+        .fails(FAILED, &[&nobody.to_string(), "refused"]);
+    assert!(!target.exists());
+    succeeds(&room, &server, &target, &[]);
+}
+
+#[test]
+fn a_server_that_does_not_speak_nbd() {
+    let (room, server) = room();
+    let uri = listening(b"SSH-2.0-OpenSSH_9.2p1 Debian-2+deb12u3\r\n");
+    let target = room.path("copy");
+    room.diskferry(copy(&uri, &target, &[]))
+        .fails(FAILED, &["NBD"]);
+    succeeds(&room, &server, &target, &[]);
+}
+
+#[test]
+fn an_export_that_the_server_does_not_have() {
+    let (room, server) = room();
+    let named = QemuNbd::new(&room.path("disk"), "raw", &["-r", "-x", "right"]);
+    let wrong = named.uri().replace("/right?", "/wrong?");
+    let target = room.path("copy");
+    room.diskferry(copy(&wrong, &target, &[]))
+        .fails(FAILED, &["wrong"]);
+    succeeds(&room, &server, &target, &[]);
+}
+
+#[test]
+fn a_server_that_refuses_tls() {
+    let (room, server) = room();
+    let target = room.path("copy");
+    let authority = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
+    fs::create_dir(room.path("pki")).unwrap();
+    fs::write(room.path("pki/ca-cert.pem"), authority.cert.pem()).unwrap();
+    let uri = server.uri().replace("nbd+unix", "nbds+unix");
+    let bare = room.diskferry(copy(&uri, &target, &[]));
+    bare.fails(USAGE, &["tls-certificates"]);
+    let uri = format!("{uri}&tls-certificates={}", room.path("pki").display());
+    room.diskferry(copy(&uri, &target, &[]))
+        .fails(REFUSED, &["TLS"]);
+    assert!(!target.exists());
+    succeeds(&room, &server, &target, &[]);
+}
+
+#[test]
+fn a_device_that_is_too_small() {
+    let (room, server) = room();
+    let small = LoopDevice::new(SIZE - 4096, 512);
+    let sizes = [SIZE.to_string(), (SIZE - 4096).to_string()];
+    room.diskferry(copy(&server.uri(), small.path(), &[]))
+        .fails(REFUSED, &["too small", &sizes[0], &sizes[1]]);
+    let untouched = fs::read(small.backing()).unwrap();
+    assert!(untouched.iter().all(|byte| *byte == 0), "it was written to");
+    succeeds(&room, &server, LoopDevice::new(SIZE, 512).path(), &[]);
+}
+
+#[test]
+fn an_export_that_is_too_small() {
+    let (room, server) = room();
+    let small = Nbdkit::new(["memory", "4M"]);
+    room.diskferry(["copy", &server.uri(), &small.uri()])
+        .fails(REFUSED, &["too small"]);
+}
+
+#[test]
+fn a_device_that_another_copy_is_writing() {
+    let (room, server) = room();
+    let device = LoopDevice::new(SIZE, 512);
+    let uri = server.uri();
+    let first = room.start(copy(&uri, device.path(), &["--rate", "2M"]));
+    thread::sleep(Duration::from_millis(800));
+    let journal = room.path("other").display().to_string();
+    room.diskferry(copy(&uri, device.path(), &["--journal", &journal]))
+        .fails(REFUSED, &["in use"]);
+    room.diskferry(copy(&uri, device.path(), &[]))
+        .fails(REFUSED, &["journal"]);
+    first.kill();
+    succeeds(&room, &server, device.path(), &[]);
+}
+
+#[test]
+fn an_export_that_is_read_only() {
+    let (room, server) = room();
+    let target = Nbdkit::new(["-r", "memory", "8M"]);
+    room.diskferry(["copy", &server.uri(), &target.uri()])
+        .fails(REFUSED, &["read-only"]);
+}
+
+#[test]
+fn a_device_that_holds_a_file_system() {
+    let (room, server) = room();
+    let device = LoopDevice::new(SIZE, 4096);
+    run("mkfs.ext4", ["-q".as_ref(), device.path().as_os_str()]);
+    room.diskferry(copy(&server.uri(), device.path(), &[]))
+        .fails(REFUSED, &["ext", "--overwrite"]);
+    succeeds(&room, &server, device.path(), &["--overwrite"]);
+}
+
+#[test]
+fn a_source_that_shrinks_under_the_copy() {
+    let room = Room::new();
+    let (disk, target) = (room.path("disk"), room.path("copy"));
+    random_disk(&disk, SIZE, 42);
+    let path = disk.to_str().unwrap();
+    let run = room.start(copy(
+        path,
+        &target,
+        &["--rate", "2M", "--request-size", "64k"],
+    ));
+    thread::sleep(Duration::from_millis(900));
+    OpenOptions::new()
+        .write(true)
+        .open(&disk)
+        .unwrap()
+        .set_len(SIZE / 2)
+        .unwrap();
+    run.wait().fails(FAILED, &[path]);
+    assert!(!target.exists(), "half a disk looks like a disk");
+
+    let shorter = room.diskferry(copy(path, &target, &[]));
+    shorter.fails(REFUSED, &["bytes"]);
+    room.diskferry(copy(path, &target, &["--restart"])).ok();
+    assert_same_bytes(&disk, &target);
+}
+
+#[test]
+fn a_server_that_comes_back_with_a_smaller_disk() {
+    let (room, mut server) = room();
+    let target = room.path("copy");
+    let uri = server.uri();
+    let run = room.start(copy(&uri, &target, &["--rate", "2M", "--retry", "20"]));
+    thread::sleep(Duration::from_millis(900));
+    server.crash();
+    server.restart(["-r", "memory", "4M"]);
+    run.wait().fails(FAILED, &["export changed"]);
+    server.crash();
+    let disk = format!("file={}", room.path("disk").display());
+    server.restart(["-r", "file", &disk]);
+    succeeds(&room, &server, &target, &[]);
+}
+
+/// A small file system in memory.
+struct Small(PathBuf);
+
+impl Small {
+    fn mount(at: PathBuf, size: &str) -> Self {
+        fs::create_dir(&at).unwrap();
+        let size = format!("size={size}");
+        run(
+            "mount",
+            ["-t", "tmpfs", "-o", &size, "tmpfs", at.to_str().unwrap()],
+        );
+        Self(at)
+    }
+}
+
+impl Drop for Small {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg(&self.0).status();
+    }
+}
+
+#[test]
+fn a_file_system_without_space() {
+    let (room, server) = room();
+    let small = Small::mount(room.path("small"), "3M");
+    let target = small.0.join("copy");
+    room.diskferry(copy(&server.uri(), &target, &[]))
+        .fails(FAILED, &["No space left"]);
+    assert!(!target.exists(), "part of a disk looks like a disk");
+    run(
+        "mount",
+        ["-o", "remount,size=32M", small.0.to_str().unwrap()],
+    );
+    succeeds(&room, &server, &target, &[]);
+}
+
+#[test]
+fn a_journal_of_another_disk() {
+    let (room, server) = room();
+    let device = LoopDevice::new(SIZE, 512);
+    succeeds(&room, &server, device.path(), &[]);
+    let other = serve(&room.path("disk"));
+    room.diskferry(copy(&other.uri(), device.path(), &[]))
+        .fails(REFUSED, &["journal"]);
+    succeeds(&room, &other, device.path(), &["--restart", "--overwrite"]);
+
+    let journal = room.path("j").display().to_string();
+    let first = LoopDevice::new(SIZE, 512);
+    succeeds(&room, &server, first.path(), &["--journal", &journal]);
+    room.diskferry(copy(&server.uri(), device.path(), &["--journal", &journal]))
+        .fails(REFUSED, &["journal", "target"]);
+}
+
+#[test]
+fn a_journal_that_is_damaged() {
+    let (room, server) = room();
+    let target = room.path("copy");
+    succeeds(&room, &server, &target, &[]);
+    let journal = room.path("copy.journal");
+    let file = OpenOptions::new().write(true).open(&journal).unwrap();
+    file.write_all_at(b"?", 40).unwrap();
+    room.diskferry(copy(&server.uri(), &target, &["--overwrite"]))
+        .fails(FAILED, &["journal"]);
+    fs::remove_file(&journal).unwrap();
+    succeeds(&room, &server, &target, &["--overwrite"]);
+}
+
+#[test]
+fn a_file_that_is_no_journal_is_not_touched() {
+    let (room, server) = room();
+    let target = room.path("copy");
+    let precious = room.path("precious");
+    fs::write(&precious, "not a journal at all").unwrap();
+    let journal = precious.to_str().unwrap().to_owned();
+    for more in [
+        &["--journal", &*journal][..],
+        &["--journal", &journal, "--restart"],
+    ] {
+        room.diskferry(copy(&server.uri(), &target, more))
+            .fails(FAILED, &["journal"]);
+        assert_eq!(
+            fs::read_to_string(&precious).unwrap(),
+            "not a journal at all"
+        );
+    }
+    succeeds(&room, &server, &target, &[]);
+}
+
+#[test]
+fn a_bitmap_that_is_missing_or_of_no_use() {
+    let room = Room::new();
+    let (disk, target) = (room.path("disk"), room.path("copy"));
+    random_disk(&disk, SIZE, 43);
+    let mut qsd = Qsd::new(&disk);
+    let mut guest = qsd.guest();
+    let since = ["--changes-since", "nbd-bitmap:b1"];
+
+    // Before the first pass there is nothing that a delta could build on.
+    let view = qsd.freeze("b1", None);
+    room.diskferry(copy(&view.uri, &target, &since))
+        .fails(REFUSED, &["b1"]);
+    room.diskferry(copy(&view.uri, &target, &[])).ok();
+    qsd.thaw(view);
+
+    let view = qsd.freeze("b2", Some("b1"));
+    let missing = ["--changes-since", "nbd-bitmap:nobody"];
+    let outcome = room.diskferry(copy(&view.uri, &target, &missing));
+    assert_ne!(
+        outcome.code,
+        Some(0),
+        "a bitmap that is not there was taken for an empty one"
+    );
+    outcome.fails(REFUSED, &["nobody"]);
+    room.diskferry(copy(&view.uri, &target, &since)).ok();
+    qsd.thaw(view);
+
+    // A bitmap that was started too late does not know of what changed before it.
+    guest.write(0x77, 0, SIZE);
+    let gap = qsd.freeze("b3", None);
+    let view = qsd.freeze("b4", Some("b3"));
+    let late = ["--changes-since", "nbd-bitmap:b3"];
+    room.diskferry(copy(&view.uri, &target, &late))
+        .fails(REFUSED, &["bitmap", "0x0"]);
+    room.diskferry(copy(&view.uri, &target, &["--restart", "--overwrite"]))
+        .ok();
+    qsd.thaw(view);
+    qsd.thaw(gap);
+    drop(guest);
+    assert_same_bytes(&disk, &target);
+}
+
+#[test]
+fn a_disk_of_an_odd_size_arrives_whole_on_anything() {
+    for size in [1, 511, 4097, (3 << 20) + 513] {
+        let room = Room::new();
+        let disk = room.path("disk");
+        random_disk(&disk, size, 44);
+        let server = serve(&disk);
+        succeeds(&room, &server, &room.path("copy"), &[]);
+        assert_eq!(room.path("copy").metadata().unwrap().len(), size);
+
+        let bytes = room.path("bytes");
+        let rounded = size.next_multiple_of(4096) + 8192;
+        scrambled_disk(&bytes, rounded);
+        let device = LoopDevice::over(&bytes, 4096);
+        succeeds(&room, &server, device.path(), &["--verify"]);
+        drop(device);
+        let mut beyond = vec![0; 4096];
+        let file = File::open(&bytes).unwrap();
+        file.read_exact_at(&mut beyond, rounded - 4096).unwrap();
+        assert!(
+            beyond.iter().all(|byte| *byte == 0x55),
+            "bytes beyond the disk were written"
+        );
+    }
+}
+
+#[test]
+fn a_server_that_refuses_what_is_not_aligned_is_read_to_its_end() {
+    let room = Room::new();
+    let disk = room.path("disk");
+    random_disk(&disk, SIZE, 45);
+    let file = format!("file={}", disk.display());
+    let strict = [
+        "blocksize-error-policy=error",
+        "blocksize-minimum=4096",
+        "blocksize-preferred=64k",
+        "blocksize-maximum=256k",
+    ];
+    let filter = ["-r", "--filter=blocksize-policy", "file", &file];
+    let server = Nbdkit::new([&filter[..], &strict].concat());
+    succeeds(&room, &server, &room.path("copy"), &[]);
+}
