@@ -123,8 +123,6 @@ impl Retry {
 #[cfg(test)]
 mod tests {
     use super::{Options, Retry};
-    use std::sync::Arc;
-    use std::sync::atomic::AtomicU64;
     use std::time::Duration;
 
     #[test]

@@ -1,5 +1,6 @@
 //! One request from the first attempt to the last: what is tried again, and what an error means.
 
+use super::BASE_ALLOCATION;
 use super::barrier::Broken;
 use super::connection::Outcome;
 use super::driver::Failure;
@@ -114,6 +115,10 @@ pub(super) async fn perform(pool: &Arc<Pool>, mut work: Work) -> Result<Answer> 
     }
 }
 
+/// How often a server is asked what is zero before it is read instead. What changed, which no read
+/// can tell, is asked for until the deadline.
+const ASK_WHAT_IS_ZERO: u32 = 3;
+
 /// Asks for the status of a range, for whose context each connection has its own number.
 pub(super) async fn status(pool: &Arc<Pool>, name: &str, range: ByteRange) -> Result<Answer> {
     let mut failures = Failures::default();
@@ -134,7 +139,9 @@ pub(super) async fn status(pool: &Arc<Pool>, name: &str, range: ByteRange) -> Re
                 }
             }
         };
-        let Some(pause) = may_pass.then(|| failures.pause(pool)).flatten() else {
+        let pause = may_pass.then(|| failures.pause(pool)).flatten();
+        let enough = name == BASE_ALLOCATION && failures.attempts >= ASK_WHAT_IS_ZERO;
+        let Some(pause) = pause.filter(|_| !enough) else {
             return Err(error);
         };
         pool.count_retry();
