@@ -173,7 +173,7 @@ fn choose(report: Option<&ProbeReport>, zeroing: Zeroing) -> Vec<Method> {
         methods.push(Method::PunchHole);
     }
     let promised = [Method::ZeroRange, Method::Zeroout].into_iter();
-    methods.extend(promised.filter(|method| report.is_none_or(|found| found.proves(*method))));
+    methods.extend(promised.filter(|method| !report.is_some_and(|found| found.disproves(*method))));
     methods.push(Method::Write);
     methods
 }

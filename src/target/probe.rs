@@ -40,11 +40,19 @@ pub struct ProbeReport {
     pub discard_max_bytes: Option<u64>,
     /// Longest write-zeroes that the kernel sends, in bytes; zero if none.
     pub write_zeroes_max_bytes: Option<u64>,
-    /// Each method.
+    /// Each method that was tried.
     pub methods: Vec<MethodReport>,
 }
 
 impl ProbeReport {
+    /// Whether `method` was tried and gave no zeroes.
+    #[must_use]
+    pub fn disproves(&self, method: Method) -> bool {
+        self.methods
+            .iter()
+            .any(|found| found.method == method && !found.reads_back_zero)
+    }
+
     /// Whether `method` was seen to give zeroes.
     #[must_use]
     pub fn proves(&self, method: Method) -> bool {
@@ -61,7 +69,19 @@ pub fn scratch_in(range: ByteRange) -> Option<ByteRange> {
     (scratch.len() == SCRATCH).then_some(scratch)
 }
 
-/// Tries every method on `scratch`. Blocks. What `scratch` holds afterwards is unspecified.
+/// Whether `method` is worth a try after what was `found`.
+///
+/// A request that a device refuses can make the kernel give up on that kind of request for good,
+/// also where it worked before: a loop device over tmpfs that is asked for `ZERO_RANGE` loses
+/// `PUNCH_HOLE`. So where a hole is proven, nothing that is like it is tried.
+fn is_needed(method: Method, found: &[MethodReport]) -> bool {
+    let hole = found
+        .iter()
+        .any(|tried| tried.method == Method::PunchHole && tried.reads_back_zero);
+    !hole || method == Method::Discard
+}
+
+/// Tries the methods on `scratch`. Blocks. What `scratch` holds afterwards is unspecified.
 ///
 /// # Errors
 /// The pattern cannot be written or read back. A method that fails is a finding, not an error.
@@ -69,7 +89,9 @@ pub fn probe(disk: &Disk, scratch: ByteRange) -> io::Result<ProbeReport> {
     let device = sysfs::Device::of(disk.stat().st_rdev);
     let mut methods = Vec::new();
     for method in Method::ALL {
-        methods.push(try_method(disk, scratch, method)?);
+        if is_needed(method, &methods) {
+            methods.push(try_method(disk, scratch, method)?);
+        }
     }
     Ok(ProbeReport {
         logical_block: blockdev::logical_block(disk.fd())?,
