@@ -10,7 +10,7 @@ use std::time::Duration;
 #[command(next_help_heading = "Speed and memory")]
 pub(super) struct Speed {
     /// NBD connections to each server, if it allows several
-    #[arg(short = 'C', long, value_name = "N", default_value = "4", value_parser = words::count)]
+    #[arg(short = 'C', long, value_name = "N", default_value = "2", value_parser = words::count)]
     connections: usize,
 
     /// Requests in flight

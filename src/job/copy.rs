@@ -456,7 +456,7 @@ fn request_size(tuning: &Tuning, target: &dyn Target) -> RequestSize {
     match tuning.request_size {
         Some(size) => RequestSize::Fixed(size),
         None => RequestSize::Adaptive {
-            start: 512 << 10,
+            start: 1 << 20,
             max,
         },
     }

@@ -126,7 +126,7 @@ impl Default for Tuning {
     fn default() -> Self {
         Self {
             memory: 64 << 20,
-            connections: 4,
+            connections: 2,
             force_connections: false,
             requests: 64,
             request_size: None,

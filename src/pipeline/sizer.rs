@@ -36,6 +36,8 @@ pub(super) struct Sizer {
     max: u32,
     /// Throughput at half the size, while the double is on trial.
     before: Option<f64>,
+    /// The first trial is not judged: connections, caches and buffers are still cold.
+    cold: bool,
     hold: u32,
     bytes: u64,
     began: Duration,
@@ -51,6 +53,7 @@ impl Sizer {
             size: size.max(1),
             max,
             before: None,
+            cold: true,
             hold: 0,
             bytes: 0,
             began: Duration::ZERO,
@@ -75,7 +78,9 @@ impl Sizer {
         )]
         let speed = self.bytes as f64 / time.as_secs_f64();
         (self.bytes, self.began) = (0, now);
-        self.judge(speed);
+        if !std::mem::take(&mut self.cold) {
+            self.judge(speed);
+        }
     }
 
     fn judge(&mut self, speed: f64) {
@@ -137,6 +142,17 @@ mod tests {
             }),
             512 << 10
         );
+    }
+
+    #[test]
+    fn a_slow_beginning_does_not_look_like_a_gain() {
+        let mut began = false;
+        let slow_first = std::cell::RefCell::new(&mut began);
+        let settled = settle(ADAPTIVE, |_| {
+            let first = !std::mem::replace(&mut **slow_first.borrow_mut(), true);
+            if first { 50.0 } else { 500.0 }
+        });
+        assert_eq!(settled, 256 << 10);
     }
 
     #[test]

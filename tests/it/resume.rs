@@ -45,7 +45,7 @@ impl Target {
         }
         let bytes = room.path(&format!("backing{number}"));
         scrambled_disk(&bytes, SIZE);
-        let device = LoopDevice::over(&bytes, if number % 2 == 0 { 512 } else { 4096 });
+        let device = LoopDevice::over(&bytes, if number.is_multiple_of(2) { 512 } else { 4096 });
         Self {
             path: device.path().to_owned(),
             bytes,
@@ -95,7 +95,7 @@ fn lane(number: u64) -> Seen {
     let mut rng = Rng::new(number);
     let mut seen = Seen::default();
     while seen.kills < KILLS {
-        let target = Target::new(&room, seen.completed, number % 4 != 0);
+        let target = Target::new(&room, seen.completed, !number.is_multiple_of(4));
         one_copy(&room, &server.uri(), &target, &mut rng, &mut seen);
         seen.completed += 1;
         assert_same_bytes(&disk, &target.bytes);
