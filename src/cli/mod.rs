@@ -10,7 +10,7 @@
 //!  <name>.rs    one command: its options, and how they become a job
 //! ```
 //!
-//! A command is one file and one line in [`COMMANDS`]: `--help`, completions and man pages read
+//! A command is one file and one line in `COMMANDS`: `--help`, completions and man pages read
 //! that table. `nbdcopy` is the exception: it has the grammar of the program that it stands for.
 
 mod checksum;
