@@ -3,10 +3,10 @@
 use crate::buffer::{Budget, Buffer};
 use crate::digest::BLOCK;
 use crate::error::{Error, Kind, Result};
-use crate::extent::{ByteRange, Extent};
+use crate::extent::ByteRange;
 use crate::job::options::Tuning;
 use crate::plan::{self, Shape, Step, steps};
-use crate::source::Source;
+use crate::source::{Source, all_extents};
 use std::sync::Arc;
 
 /// The longest read, in bytes; a multiple of the block that is digested.
@@ -66,7 +66,7 @@ impl Reader {
         let size = self.source.size();
         let window = ByteRange::new(window.start, window.end.min(size));
         let known = if extents {
-            self::extents(self.source.as_ref(), window).await?
+            all_extents(self.source.as_ref(), window).await?
         } else {
             Vec::new()
         };
@@ -97,31 +97,4 @@ impl Reader {
         let buffer = self.budget.take(length).await;
         self.source.read(whole.start, buffer).await
     }
-}
-
-/// What `source` says of all of `window`. One that cannot tell is to be read, and has no zeroes.
-///
-/// # Errors
-/// It answers with nothing.
-pub(super) async fn extents(source: &dyn Source, window: ByteRange) -> Result<Vec<Extent>> {
-    let mut known = Vec::new();
-    let mut rest = window;
-    while !rest.is_empty() {
-        let answer = match source.extents(rest).await {
-            Ok(answer) => answer,
-            Err(error) => {
-                tracing::debug!(error = error.line(), "read instead of asking what is zero");
-                break;
-            }
-        };
-        let end = answer.last().map_or(rest.start, |last| last.range.end);
-        if end <= rest.start {
-            return Err(Error::new(Kind::Corrupt, "ask the source what is zero")
-                .because("it answered with nothing")
-                .at(rest.start));
-        }
-        known.extend(answer);
-        rest = ByteRange::new(end, rest.end);
-    }
-    Ok(known)
 }

@@ -2,10 +2,10 @@
 
 use crate::changes::Tracker;
 use crate::error::{Error, Kind, Result};
-use crate::extent::{ByteRange, Extent, RangeSet};
+use crate::extent::{ByteRange, RangeSet};
 use crate::pipeline::Planned;
 use crate::plan::{Shape, steps, windows};
-use crate::source::Source;
+use crate::source::{Source, all_extents};
 use futures_util::stream::{self, Stream, StreamExt};
 use std::sync::Arc;
 
@@ -43,8 +43,8 @@ impl Feed {
         let extents = match (todo.first(), todo.last()) {
             (Some(first), Some(last)) if self.ask_extents => {
                 let asked = ByteRange::new(first.start, last.end);
-                self.extents(asked.align_out(self.shape.grain, self.shape.size))
-                    .await?
+                let asked = asked.align_out(self.shape.grain, self.shape.size);
+                all_extents(&*self.source, asked).await?
             }
             _ => Vec::new(),
         };
@@ -79,40 +79,5 @@ impl Feed {
             }
         }
         Ok(todo)
-    }
-
-    /// What the source knows of `range`. A source that cannot tell is read instead.
-    async fn extents(&self, range: ByteRange) -> Result<Vec<Extent>> {
-        let mut found = Vec::new();
-        let mut rest = range;
-        while !rest.is_empty() {
-            let answer = match self.source.extents(rest).await {
-                Ok(answer) => answer,
-                Err(error) => {
-                    tracing::warn!(
-                        "extents are not known, everything is read: {}",
-                        error.line()
-                    );
-                    return Ok(found);
-                }
-            };
-            for extent in &answer {
-                if extent.range.start != rest.start
-                    || extent.range.is_empty()
-                    || !rest.covers(extent.range)
-                {
-                    let what = format!("the source answered extent {} for {rest}", extent.range);
-                    return Err(Error::new(Kind::Corrupt, what));
-                }
-                crate::extent::push_merged(&mut found, *extent);
-                rest = ByteRange::new(extent.range.end, rest.end);
-            }
-            if answer.is_empty() {
-                return Err(
-                    Error::new(Kind::Corrupt, "the source answered no extents").at(rest.start)
-                );
-            }
-        }
-        Ok(found)
     }
 }

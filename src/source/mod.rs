@@ -3,12 +3,16 @@
 //! ```text
 //!  file.rs    a regular file or block device     nbd.rs    an NBD export
 //!  stdin.rs   a stream that is read once         export.rs a Source served over NBD
+//!  extents.rs all extents of a range, asked for on and on
 //! ```
 
 pub mod export;
+mod extents;
 pub mod file;
 pub mod nbd;
 pub mod stdin;
+
+pub use extents::all_extents;
 
 use crate::buffer::Buffer;
 use crate::endpoint::{Identity, Limits};

@@ -15,6 +15,7 @@ mod engine;
 mod demo;
 mod faults;
 mod issued;
+mod pod;
 mod nbd_client;
 mod nbd_server;
 mod powercut;

@@ -7,14 +7,13 @@ use super::settle::{Settled, settle};
 use super::text;
 use crate::buffer::Budget;
 use crate::cli::output;
-use crate::cli::scan;
 use crate::error::{Error, Kind, Result};
 use crate::job::{self, Context};
 use crate::pipeline::counters::Counters;
 use crate::pipeline::{self, Planned, RequestSize, Setup, Stop};
 use crate::plan::{Done, Shape, steps, windows};
 use crate::report::{Event, Reporter};
-use crate::source::Source;
+use crate::source::{Source, all_extents};
 use crate::target::{Target, Zeroing};
 use futures_util::stream::{self, Stream, StreamExt};
 use std::future::Future;
@@ -207,7 +206,7 @@ fn feed(
             let source = source.clone();
             async move {
                 let known = match extents {
-                    true => scan::extents(source.as_ref(), window).await?,
+                    true => all_extents(source.as_ref(), window).await?,
                     false => Vec::new(),
                 };
                 let steps = steps(shape, window, &[window], &known);
