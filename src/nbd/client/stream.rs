@@ -1,8 +1,8 @@
 //! The socket of a connection: plain or under TLS, polled by one task.
 //!
 //! A plain socket is read and written by the bare system calls, many parts at once. A read that
-//! filled less than its room has emptied the socket: the next one waits for the kernel's word
-//! instead of asking in vain. Under TLS, rustls copies; that cannot be helped.
+//! ends between replies and filled less than its room has emptied the socket: the next one waits
+//! for the kernel's word instead of asking in vain. Under TLS, rustls copies; that cannot be helped.
 
 use rustix::io::readv;
 use rustix::net::{SendAncillaryBuffer, SendFlags, sendmsg};
@@ -83,7 +83,7 @@ impl Socket {
         first: &mut [u8],
         second: &mut [u8],
     ) -> Poll<io::Result<usize>> {
-        let room = first.len().saturating_add(second.len());
+        let (wanted, room) = (first.len(), first.len().saturating_add(second.len()));
         let mut parts = [IoSliceMut::new(first), IoSliceMut::new(second)];
         loop {
             match self {
@@ -94,8 +94,10 @@ impl Socket {
             let read = || {
                 let got = readv(self, &mut parts)?;
                 count = Some(got);
-                if got > 0 && got < room {
-                    // The socket is empty now: makes tokio wait for the kernel's word.
+                if got >= wanted && got < room {
+                    // All that was wanted came, and the socket is empty now: makes tokio wait
+                    // for the kernel's word. In the middle of a payload the rest is nearly always
+                    // there by the next read, and asking first would double the system calls.
                     return Err(io::ErrorKind::WouldBlock.into());
                 }
                 Ok(())
