@@ -226,7 +226,7 @@ mod tests {
         assert_eq!(found.verify, None);
         assert_eq!(found.pass.name(), "full");
         assert_eq!((found.zeroes.sparse, found.zeroes.extents), (4096, true));
-        assert_eq!((found.tuning.connections, found.tuning.requests), (4, 64));
+        assert_eq!((found.tuning.connections, found.tuning.requests), (2, 64));
         assert_eq!(found.tuning.memory, 64 << 20);
         assert_eq!(found.tuning.retry, Duration::from_secs(60));
     }

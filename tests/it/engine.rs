@@ -80,7 +80,7 @@ fn setup(source: Arc<dyn Source>, target: Arc<dyn Target>, done: Done) -> Setup 
         source,
         target,
         // A target in memory keeps what was not flushed, and with it the buffers.
-        budget: Budget::new(32 << 20, 16),
+        budget: Budget::new(32 << 20, 4096),
         counters: Arc::new(Counters::default()),
         requests: 8,
         request_size: RequestSize::Fixed(2 * 65536),

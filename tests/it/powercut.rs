@@ -1,7 +1,8 @@
 //! The power goes: what was written and not flushed is lost. The journal never claims it.
 
 use crate::rig::{
-    LoopDevice, Nbdkit, Rng, Room, assert_same_bytes, first_difference, random_disk, scrambled_disk,
+    LoopDevice, Nbdkit, QemuNbd, Rng, Room, assert_same_bytes, first_difference, random_disk,
+    scrambled_disk,
 };
 use rustix::process::Signal;
 use serde_json::Value;
@@ -42,10 +43,11 @@ fn right_bytes(disk: &Path, found: &Path) -> u64 {
     right
 }
 
-fn source(room: &Room) -> Nbdkit {
+/// Not nbdkit: it may abort when a client vanishes with replies outstanding.
+fn source(room: &Room) -> QemuNbd {
     let disk = room.path("disk");
     random_disk(&disk, SIZE, 11);
-    Nbdkit::new(["-r".as_ref(), "file".as_ref(), disk.as_os_str()])
+    QemuNbd::new(&disk, "raw", &["-r"])
 }
 
 /// A target with a volatile cache: only a flush moves bytes to the file.
