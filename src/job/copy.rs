@@ -88,7 +88,8 @@ pub(super) async fn attempt(
         overwrite: options.overwrite,
         size: Some(opened.source.size()),
         resuming: start != Start::Fresh,
-        whole: number > 1 || start == Start::Finished,
+        // A delta stands on a whole disk; without a journal the user says so.
+        whole: number > 1 || matches!(start, Start::Finished | Start::Next { .. }),
         probe: journal
             .as_ref()
             .and_then(|journal| journal.history().probe.clone()),

@@ -12,6 +12,7 @@
 mod badinput;
 mod cli;
 mod engine;
+mod delta;
 mod demo;
 mod faults;
 mod issued;
