@@ -226,7 +226,10 @@ mod tests {
         assert_eq!(found.verify, None);
         assert_eq!(found.pass.name(), "full");
         assert_eq!((found.zeroes.sparse, found.zeroes.extents), (4096, true));
-        assert_eq!((found.tuning.connections, found.tuning.requests), (2, 64));
+        assert_eq!(
+            (found.tuning.connections, found.tuning.requests),
+            (None, 64)
+        );
         assert_eq!(found.tuning.memory, 64 << 20);
         assert_eq!(found.tuning.retry, Duration::from_secs(60));
     }
@@ -250,7 +253,10 @@ mod tests {
         assert_eq!(found.journal, JournalPlace::Path("j".into()));
         assert_eq!(found.zeroes.sparse, 512);
         assert!(found.zeroes.target_is_zero && !found.zeroes.extents && !found.zeroes.allocated);
-        assert_eq!((found.tuning.connections, found.tuning.requests), (2, 8));
+        assert_eq!(
+            (found.tuning.connections, found.tuning.requests),
+            (Some(2), 8)
+        );
         assert_eq!(found.tuning.request_size, Some(1 << 20));
         assert_eq!(
             (found.tuning.memory, found.tuning.rate),

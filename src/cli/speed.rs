@@ -9,9 +9,9 @@ use std::time::Duration;
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Speed and memory")]
 pub(super) struct Speed {
-    /// NBD connections to each server, if it allows several
-    #[arg(short = 'C', long, value_name = "N", default_value = "2", value_parser = words::count)]
-    connections: usize,
+    /// NBD connections to each server that allows several [default: 1 by unix socket, 4 by TCP]
+    #[arg(short = 'C', long, value_name = "N", value_parser = words::count)]
+    connections: Option<usize>,
 
     /// Requests in flight
     #[arg(short = 'R', long, value_name = "N", default_value = "64", value_parser = words::count)]

@@ -7,7 +7,7 @@ use crate::changes::nbd_bitmap::{self, NbdBitmap};
 use crate::endpoint::Identity;
 use crate::error::{Error, Kind, Result};
 use crate::nbd::client::{Client, Endpoint, Options as ClientOptions, Retry};
-use crate::nbd::uri::Uri;
+use crate::nbd::uri::{Place, Uri};
 use crate::pipeline::counters::Counters;
 use crate::source::Source;
 use crate::source::file::{FileSource, FileSourceOptions};
@@ -60,7 +60,7 @@ pub(super) fn stream(address: &Address) -> Result<Option<StreamSource>> {
 /// # Errors
 /// Either cannot be opened, or this kind of source has no such tracker.
 pub(super) async fn source(options: &CopyOptions, counters: &Counters) -> Result<Opened> {
-    let client = client_options(&options.tuning, counters.retries.clone());
+    let client = client_options(&options.source, &options.tuning, counters.retries.clone());
     let Some(Baseline::NbdBitmap(bitmap)) = &options.pass.changes_since else {
         let (source, _) = open_source(&options.source, client).await?;
         return Ok(Opened {
@@ -95,7 +95,7 @@ pub async fn any_source(
 ) -> Result<(Arc<dyn Source>, Option<Client>)> {
     let client = ClientOptions {
         contexts,
-        ..client_options(tuning, Arc::default())
+        ..client_options(address, tuning, Arc::default())
     };
     open_source(address, client).await
 }
@@ -125,9 +125,24 @@ async fn open_source(
     Ok((Arc::new(source), Some(client)))
 }
 
-fn client_options(tuning: &Tuning, retried: Arc<AtomicU64>) -> ClientOptions {
+/// One to a server on this machine, where more only make it switch between threads; several over
+/// TCP, where each is a stream of its own.
+fn suitable_connections(address: &Address) -> usize {
+    let uri = match address {
+        Address::Nbd(uri) => uri.parse::<Uri>().ok(),
+        _ => None,
+    };
+    match uri.as_ref().map(Uri::place) {
+        Some(Place::Tcp { .. }) => 4,
+        _ => 1,
+    }
+}
+
+fn client_options(address: &Address, tuning: &Tuning, retried: Arc<AtomicU64>) -> ClientOptions {
     ClientOptions {
-        connections: tuning.connections,
+        connections: tuning
+            .connections
+            .unwrap_or_else(|| suitable_connections(address)),
         force_multi_conn: tuning.force_connections,
         retry: Retry {
             deadline: tuning.retry,
@@ -228,8 +243,11 @@ pub(super) async fn target(
         Address::Nbd(uri) => Endpoint::Uri(uri.parse()?),
         Address::Child(command) => Endpoint::Child(command.clone()),
     };
-    let client =
-        Client::connect(endpoint, client_options(tuning, counters.retries.clone())).await?;
+    let client = Client::connect(
+        endpoint,
+        client_options(address, tuning, counters.retries.clone()),
+    )
+    .await?;
     let target = NbdTarget::new(client)?;
     match (target.capacity(), how.size) {
         (Some(capacity), Some(size)) if capacity < size => {

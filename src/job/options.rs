@@ -108,8 +108,9 @@ pub enum JournalPlace {
 pub struct Tuning {
     /// Bytes of buffers.
     pub memory: u64,
-    /// NBD connections.
-    pub connections: usize,
+    /// NBD connections; `None` is what suits the address: one to a unix socket, where more only
+    /// make the server switch between threads, and four over TCP, where each is a stream.
+    pub connections: Option<usize>,
     /// Use several connections although the server does not advertise it (a read-only snapshot).
     pub force_connections: bool,
     /// Requests in flight.
@@ -126,7 +127,7 @@ impl Default for Tuning {
     fn default() -> Self {
         Self {
             memory: 64 << 20,
-            connections: 2,
+            connections: None,
             force_connections: false,
             requests: 64,
             request_size: None,
