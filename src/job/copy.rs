@@ -18,7 +18,7 @@ use crate::digest::BLOCK;
 use crate::endpoint::Identity;
 use crate::error::{Error, Kind, Result};
 use crate::extent::ByteRange;
-use crate::journal::{Begin, Journal, Manifest, PassBegin, Record, VERSION, unique_id};
+use crate::journal::{Begin, History, Journal, Manifest, PassBegin, Record, VERSION, unique_id};
 use crate::pipeline::counters::Totals;
 use crate::pipeline::{Ledger, RequestSize, Setup, run};
 use crate::plan::{Done, Shape};
@@ -78,27 +78,25 @@ pub(super) async fn attempt(
     let opened = open::source(options, &context.counters).await?;
     let found = open::find_target(&options.target, opened.source.size())?;
     let path = journal_path(&options.journal, &found.identity, found.beside.as_deref())?;
-    let mut journal = path.map(|path| Journal::open(&path)).transpose()?;
-    if let Some(journal) = journal.as_mut().filter(|_| restart) {
-        journal.clear()?;
-    }
-    let start = begin(options, &opened, &found.identity, journal.as_ref())?;
-    let number = number(&start, journal.as_ref());
+    let journal = path.map(|path| Journal::open(&path)).transpose()?;
+    // What an earlier run did is forgotten only once every check has passed.
+    let nothing = History::default();
+    let history = journal
+        .as_ref()
+        .filter(|_| !restart)
+        .map_or(&nothing, Journal::history);
+    let start = begin(options, &opened, &found.identity, journal.as_ref(), history)?;
+    let number = number(&start, history);
     let how = How {
         overwrite: options.overwrite,
         size: Some(opened.source.size()),
         resuming: start != Start::Fresh,
         // A delta stands on a whole disk; without a journal the user says so.
         whole: number > 1 || matches!(start, Start::Finished | Start::Next { .. }),
-        probe: journal
-            .as_ref()
-            .and_then(|journal| journal.history().probe.clone()),
+        probe: history.probe.clone(),
     };
     let target = open::target(&options.target, &options.tuning, &how, &context.counters).await?;
-    let last = journal
-        .as_ref()
-        .and_then(|journal| journal.history().last.as_ref());
-    let builds_on_complete_pass = last.is_some_and(|pass| pass.complete);
+    let builds_on_complete_pass = history.last.as_ref().is_some_and(|pass| pass.complete);
     let tuning = &options.tuning;
     let memory = usize::try_from(tuning.memory).unwrap_or(usize::MAX);
     let job = Job {
@@ -123,6 +121,7 @@ fn begin(
     opened: &Opened,
     target: &Identity,
     journal: Option<&Journal>,
+    history: &History,
 ) -> Result<Start> {
     let source = opened.source.identity();
     let wanted = Wanted {
@@ -132,7 +131,7 @@ fn begin(
         digest: options.digest,
     };
     match journal {
-        Some(journal) => decide(journal.history(), &wanted)
+        Some(journal) => decide(history, &wanted)
             .map_err(|error| error.context(format!("journal {}", journal.path().display()))),
         // Without a journal a delta is taken on trust.
         None if options.pass.changes_since.is_some() => Ok(Start::Next { number: 1 }),
@@ -140,12 +139,11 @@ fn begin(
     }
 }
 
-fn number(start: &Start, journal: Option<&Journal>) -> u32 {
-    let last = journal.and_then(|journal| journal.history().last.as_ref());
+fn number(start: &Start, history: &History) -> u32 {
     match start {
         Start::Fresh => 1,
         Start::Next { number } | Start::Resume { number, .. } => *number,
-        Start::Finished => last.map_or(1, |pass| pass.begin.number),
+        Start::Finished => history.last.as_ref().map_or(1, |pass| pass.begin.number),
     }
 }
 

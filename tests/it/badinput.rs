@@ -383,3 +383,18 @@ fn a_server_that_refuses_what_is_not_aligned_is_read_to_its_end() {
     let server = Nbdkit::new([&filter[..], &strict].concat());
     succeeds(&room, &server, &room.path("copy"), &[]);
 }
+
+#[test]
+fn a_restart_that_is_refused_forgets_nothing() {
+    let room = Room::new();
+    let (disk, target) = (room.path("disk"), room.path("target"));
+    random_disk(&disk, 2 << 20, 5);
+    let [source, target] = [&disk, &target].map(|path| path.to_str().unwrap());
+    room.diskferry(["copy", source, target]).ok();
+    // The file that is there may not be replaced unless the user says so.
+    room.diskferry(["copy", "--restart", source, target])
+        .fails(4, &["--overwrite"]);
+    room.diskferry(["verify", target]).ok();
+    room.diskferry(["copy", "--restart", "--overwrite", source, target])
+        .ok();
+}
