@@ -145,8 +145,10 @@ impl Qsd {
     #[allow(clippy::needless_pass_by_value, reason = "the view is gone afterwards")]
     pub(crate) fn thaw(&mut self, frozen: Frozen) {
         let pass = frozen.pass;
-        self.qmp
-            .execute("block-export-del", &json!({"id": format!("pass{pass}")}));
+        self.qmp.execute(
+            "block-export-del",
+            &json!({"id": format!("pass{pass}"), "mode": "hard"}),
+        );
         self.qmp.wait_for("BLOCK_EXPORT_DELETED");
         self.qmp
             .execute("job-cancel", &json!({"id": format!("job{pass}")}));
@@ -161,12 +163,14 @@ impl Qsd {
         }
     }
 
+    // Exports go the hard way: their clients are gone, but the server may not have noticed yet.
+
     /// The cutover: the guest is gone, the bitmap `old` stops, and the disk itself is served
     /// read-only with it. Gives the address.
     #[track_caller]
     pub(crate) fn cut_over(&mut self, old: &str) -> String {
         self.qmp
-            .execute("block-export-del", &json!({"id": "guest"}));
+            .execute("block-export-del", &json!({"id": "guest", "mode": "hard"}));
         self.qmp.wait_for("BLOCK_EXPORT_DELETED");
         self.qmp.execute(
             "block-dirty-bitmap-disable",
