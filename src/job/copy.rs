@@ -1,15 +1,15 @@
-//! One pass, from the addresses to the last record.
+//! One pass, from its first record to its last.
 //!
 //! The order is the guarantee: check everything, record what begins, copy with barriers, flush,
 //! prove if asked, give the target its name, and only then record that the pass is complete.
 
 use super::context::Context;
-use super::decide::{Start, Wanted, decide};
+use super::decide::Start;
 use super::feed::Feed;
 use super::ledger::{JobLedger, SharedJournal, append};
-use super::open::{self, How, Opened};
+use super::open::Opened;
 use super::options::{CopyOptions, Tuning};
-use super::place::{journal_path, manifest_path};
+use super::place::manifest_path;
 use super::recognize::{recognize, recognize_target};
 use super::sectors;
 use super::verify::{Proof, prove};
@@ -18,14 +18,14 @@ use crate::digest::BLOCK;
 use crate::endpoint::Identity;
 use crate::error::{Error, Kind, Result};
 use crate::extent::ByteRange;
-use crate::journal::{Begin, History, Journal, Manifest, PassBegin, Record, VERSION, unique_id};
+use crate::journal::{Begin, Journal, Manifest, PassBegin, Record, VERSION, unique_id};
 use crate::pipeline::counters::Totals;
 use crate::pipeline::{Ledger, RequestSize, Setup, run};
 use crate::plan::{Done, Shape};
 use crate::report::{Event, Ticker};
 use crate::target::{Target, Untouched, Zeroing};
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, PoisonError};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 /// The planner looks at this much of a disk at a time.
@@ -46,109 +46,28 @@ pub struct Outcome {
 }
 
 /// A pass that is ready to run.
-struct Job<'a> {
-    options: &'a CopyOptions,
-    context: Context,
-    opened: Opened,
-    target: Arc<dyn Target>,
+pub(super) struct Job<'a> {
+    pub(super) options: &'a CopyOptions,
+    pub(super) context: Context,
+    pub(super) opened: Opened,
+    pub(super) target: Arc<dyn Target>,
     /// As the journal knows the target.
-    identity: Identity,
-    budget: Budget,
-    start: Start,
-    number: u32,
+    pub(super) identity: Identity,
+    pub(super) budget: Budget,
+    pub(super) start: Start,
+    pub(super) number: u32,
     /// The manifest says what all of the target holds now.
-    builds_on_complete_pass: bool,
-    journal: Option<SharedJournal>,
-    began: Instant,
-}
-
-/// One attempt at a pass; `restart` forgets what earlier ones did.
-///
-/// # Errors
-/// As for [`copy`](super::copy).
-pub(super) async fn attempt(
-    options: &CopyOptions,
-    context: Context,
-    restart: bool,
-) -> Result<Outcome> {
-    let began = Instant::now();
-    if let Some(stream) = open::stream(&options.source)? {
-        return super::stream::run(stream, options, context).await;
-    }
-    let opened = open::source(options, &context.counters).await?;
-    let found = open::find_target(&options.target, opened.source.size())?;
-    let path = journal_path(&options.journal, &found.identity, found.beside.as_deref())?;
-    let journal = path.map(|path| Journal::open(&path)).transpose()?;
-    // What an earlier run did is forgotten only once every check has passed.
-    let nothing = History::default();
-    let history = journal
-        .as_ref()
-        .filter(|_| !restart)
-        .map_or(&nothing, Journal::history);
-    let start = begin(options, &opened, &found.identity, journal.as_ref(), history)?;
-    let number = number(&start, history);
-    let how = How {
-        overwrite: options.overwrite,
-        size: Some(opened.source.size()),
-        resuming: start != Start::Fresh,
-        // A delta stands on a whole disk; without a journal the user says so.
-        whole: number > 1 || matches!(start, Start::Finished | Start::Next { .. }),
-        probe: history.probe.clone(),
-    };
-    let target = open::target(&options.target, &options.tuning, &how, &context.counters).await?;
-    let builds_on_complete_pass = history.last.as_ref().is_some_and(|pass| pass.complete);
-    let tuning = &options.tuning;
-    let memory = usize::try_from(tuning.memory).unwrap_or(usize::MAX);
-    let job = Job {
-        options,
-        context,
-        budget: Budget::new(memory, tuning.requests),
-        identity: found.identity,
-        number,
-        builds_on_complete_pass,
-        start,
-        journal: journal.map(|journal| Arc::new(Mutex::new(journal))),
-        opened,
-        target,
-        began,
-    };
-    job.run().await
-}
-
-/// How this pass starts, by the journal or without one.
-fn begin(
-    options: &CopyOptions,
-    opened: &Opened,
-    target: &Identity,
-    journal: Option<&Journal>,
-    history: &History,
-) -> Result<Start> {
-    let source = opened.source.identity();
-    let wanted = Wanted {
-        pass: &options.pass,
-        source: &source,
-        target,
-        digest: options.digest,
-    };
-    match journal {
-        Some(journal) => decide(history, &wanted)
-            .map_err(|error| error.context(format!("journal {}", journal.path().display()))),
-        // Without a journal a delta is taken on trust.
-        None if options.pass.changes_since.is_some() => Ok(Start::Next { number: 1 }),
-        None => Ok(Start::Fresh),
-    }
-}
-
-fn number(start: &Start, history: &History) -> u32 {
-    match start {
-        Start::Fresh => 1,
-        Start::Next { number } | Start::Resume { number, .. } => *number,
-        Start::Finished => history.last.as_ref().map_or(1, |pass| pass.begin.number),
-    }
+    pub(super) builds_on_complete_pass: bool,
+    pub(super) journal: Option<SharedJournal>,
+    pub(super) began: Instant,
 }
 
 impl Job<'_> {
-    async fn run(self) -> Result<Outcome> {
+    /// Runs the pass.
+    ///
+    /// # Errors
+    /// As for [`copy`](super::copy).
+    pub(super) async fn run(self) -> Result<Outcome> {
         let done = match &self.start {
             Start::Resume { done, .. } => done.clone(),
             _ => Done::default(),

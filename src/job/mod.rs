@@ -9,7 +9,8 @@
 //!  feed.rs        asks source and tracker, and plans
 //!  ledger.rs      records progress in journal and manifest
 //!  sectors.rs     will the guest find its partitions?
-//!  copy.rs        one pass, from the addresses to the last record
+//!  prepare.rs     opens both ends and the journal, and decides
+//!  copy.rs        one pass, from its first record to its last
 //!  persist.rs     the same again, when what failed may pass
 //!  stream.rs      the same for a stream
 //!  verify.rs      the target against its manifest
@@ -24,6 +25,7 @@ mod ledger;
 mod open;
 pub mod options;
 mod place;
+mod prepare;
 mod persist;
 mod recognize;
 mod sectors;

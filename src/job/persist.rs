@@ -2,8 +2,9 @@
 //! that was gone. Each attempt opens both ends anew and continues from the last barrier.
 
 use super::context::Context;
-use super::copy::{Outcome, attempt};
+use super::copy::Outcome;
 use super::options::{CopyOptions, JournalPlace};
+use super::prepare::attempt;
 use crate::error::{Error, Kind, Result};
 use std::time::{Duration, Instant};
 

@@ -1,0 +1,99 @@
+//! Opens both ends and the journal, and decides how the pass starts. Nothing is written yet.
+
+use super::context::Context;
+use super::copy::{Job, Outcome};
+use super::decide::{Start, Wanted, decide};
+use super::open::{self, How, Opened};
+use super::options::CopyOptions;
+use super::place::journal_path;
+use crate::buffer::Budget;
+use crate::endpoint::Identity;
+use crate::error::Result;
+use crate::journal::{History, Journal};
+use std::sync::{Arc, Mutex};
+use std::time::Instant;
+
+/// One attempt at a pass; `restart` forgets what earlier ones did.
+///
+/// # Errors
+/// As for [`copy`](super::copy).
+pub(super) async fn attempt(
+    options: &CopyOptions,
+    context: Context,
+    restart: bool,
+) -> Result<Outcome> {
+    let began = Instant::now();
+    if let Some(stream) = open::stream(&options.source)? {
+        return super::stream::run(stream, options, context).await;
+    }
+    let opened = open::source(options, &context.counters).await?;
+    let found = open::find_target(&options.target, opened.source.size())?;
+    let path = journal_path(&options.journal, &found.identity, found.beside.as_deref())?;
+    let journal = path.map(|path| Journal::open(&path)).transpose()?;
+    // What an earlier run did is forgotten only once every check has passed.
+    let nothing = History::default();
+    let history = journal
+        .as_ref()
+        .filter(|_| !restart)
+        .map_or(&nothing, Journal::history);
+    let start = begin(options, &opened, &found.identity, journal.as_ref(), history)?;
+    let number = number(&start, history);
+    let how = How {
+        overwrite: options.overwrite,
+        size: Some(opened.source.size()),
+        resuming: start != Start::Fresh,
+        // A delta stands on a whole disk; without a journal the user says so.
+        whole: number > 1 || matches!(start, Start::Finished | Start::Next { .. }),
+        probe: history.probe.clone(),
+    };
+    let target = open::target(&options.target, &options.tuning, &how, &context.counters).await?;
+    let builds_on_complete_pass = history.last.as_ref().is_some_and(|pass| pass.complete);
+    let tuning = &options.tuning;
+    let memory = usize::try_from(tuning.memory).unwrap_or(usize::MAX);
+    let job = Job {
+        options,
+        context,
+        budget: Budget::new(memory, tuning.requests),
+        identity: found.identity,
+        number,
+        builds_on_complete_pass,
+        start,
+        journal: journal.map(|journal| Arc::new(Mutex::new(journal))),
+        opened,
+        target,
+        began,
+    };
+    job.run().await
+}
+
+/// How this pass starts, by the journal or without one.
+fn begin(
+    options: &CopyOptions,
+    opened: &Opened,
+    target: &Identity,
+    journal: Option<&Journal>,
+    history: &History,
+) -> Result<Start> {
+    let source = opened.source.identity();
+    let wanted = Wanted {
+        pass: &options.pass,
+        source: &source,
+        target,
+        digest: options.digest,
+    };
+    match journal {
+        Some(journal) => decide(history, &wanted)
+            .map_err(|error| error.context(format!("journal {}", journal.path().display()))),
+        // Without a journal a delta is taken on trust.
+        None if options.pass.changes_since.is_some() => Ok(Start::Next { number: 1 }),
+        None => Ok(Start::Fresh),
+    }
+}
+
+fn number(start: &Start, history: &History) -> u32 {
+    match start {
+        Start::Fresh => 1,
+        Start::Next { number } | Start::Resume { number, .. } => *number,
+        Start::Finished => history.last.as_ref().map_or(1, |pass| pass.begin.number),
+    }
+}
