@@ -37,7 +37,7 @@ const KEPT_LINES: usize = 10;
 const KEPT_BYTES: u64 = 500;
 
 /// Time that a child gets to end by itself.
-const GRACE: Duration = Duration::from_secs(2);
+const GRACE: Duration = Duration::from_secs(30);
 
 /// Tells the directories of one process apart.
 static COUNTER: AtomicU32 = AtomicU32::new(0);

@@ -126,6 +126,13 @@ impl Target for NbdTarget {
         self.client.flush().await
     }
 
+    /// Says goodbye, and waits for a server that was started for this job: what it serves is
+    /// complete, and free for others, only when it has ended.
+    async fn finalize(&self) -> Result<()> {
+        self.client.close().await;
+        Ok(())
+    }
+
     async fn read_back(&self, offset: u64, buffer: Buffer) -> Result<Buffer> {
         self.client.read(offset, buffer).await
     }

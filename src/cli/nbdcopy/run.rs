@@ -53,6 +53,8 @@ pub(super) async fn copy(options: &Options, ends: &Ends) -> Result<()> {
     if options.verbose {
         tell(options, &source, &target, settled)?;
     }
+    // A file is written in place and has nothing to complete; its flush is up to the user.
+    let completes = !matches!(to, ends::To::File(..));
     let (disk, reads_zero) = to.open(&target, source.size).await?;
     let copy = Copy {
         options,
@@ -81,6 +83,9 @@ pub(super) async fn copy(options: &Options, ends: &Ends) -> Result<()> {
     };
     if options.flush {
         copy.target.flush().await?;
+    }
+    if completes {
+        copy.target.finalize().await?;
     }
     if let Some(mut shown) = shown {
         shown.finish();
