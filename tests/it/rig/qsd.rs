@@ -6,6 +6,7 @@
 
 use super::server::{Server, run, socket_dir, uri};
 use serde_json::{Value, json};
+use std::cell::OnceCell;
 use std::fmt::Write as _;
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;
@@ -63,8 +64,12 @@ impl Qsd {
                 "chardev=c0",
             ],
         );
-        server.wait_until(|| nbd.exists() && qmp.exists());
-        let qmp = Qmp::connect(&qmp);
+        // A socket has a name before anybody listens at it.
+        server.wait_until(|| UnixStream::connect(&nbd).is_ok());
+        let control = OnceCell::new();
+        server
+            .wait_until(|| UnixStream::connect(&qmp).is_ok_and(|found| control.set(found).is_ok()));
+        let qmp = Qmp::new(control.into_inner().expect("connected"));
         let size = disk.metadata().expect("the disk's size").len();
         Self {
             qmp,
@@ -204,8 +209,7 @@ struct Qmp {
 }
 
 impl Qmp {
-    fn connect(socket: &Path) -> Self {
-        let writer = UnixStream::connect(socket).expect("connect to QMP");
+    fn new(writer: UnixStream) -> Self {
         writer
             .set_read_timeout(Some(Duration::from_secs(20)))
             .expect("set a timeout");
