@@ -1,13 +1,16 @@
 //! What changed since a baseline.
 //!
 //! ```text
+//!  baseline.rs     since when, as a user writes it
 //!  nbd_bitmap.rs   someone else prepared a point-in-time export and a bitmap
+//!  guest.rs        a running VM: points in time, changes between them, quiet at the end
 //! ```
-//!
-//! Trackers that drive QEMU or vSphere by themselves, and the one that needs no tracking at all,
-//! take their place beside it.
 
+mod baseline;
+pub mod guest;
 pub mod nbd_bitmap;
+
+pub use baseline::Baseline;
 
 use crate::error::Result;
 use crate::extent::ByteRange;

@@ -61,12 +61,18 @@ pub(super) fn stream(address: &Address) -> Result<Option<StreamSource>> {
 /// Either cannot be opened, or this kind of source has no such tracker.
 pub(super) async fn source(options: &CopyOptions, counters: &Counters) -> Result<Opened> {
     let client = client_options(&options.source, &options.tuning, counters.retries.clone());
-    let Some(Baseline::NbdBitmap(bitmap)) = &options.pass.changes_since else {
-        let (source, _) = open_source(&options.source, client).await?;
-        return Ok(Opened {
-            source,
-            tracker: None,
-        });
+    let bitmap = match &options.pass.changes_since {
+        Some(Baseline::NbdBitmap(bitmap)) => bitmap,
+        Some(Baseline::Digest) => {
+            return Err(Error::new(Kind::Unsupported, "no pass by digests yet"));
+        }
+        None => {
+            let (source, _) = open_source(&options.source, client).await?;
+            return Ok(Opened {
+                source,
+                tracker: None,
+            });
+        }
     };
     let client = ClientOptions {
         contexts: vec![nbd_bitmap::context(bitmap)],

@@ -1,11 +1,9 @@
 //! What a user can ask of a copy, checked and with defaults. No I/O.
 
 use crate::address::Address;
+pub use crate::changes::Baseline;
 use crate::digest::Algorithm;
-use crate::error::{Error, Kind, Result};
-use std::fmt;
 use std::path::PathBuf;
-use std::str::FromStr;
 use std::time::Duration;
 
 /// A copy of one disk: one pass.
@@ -59,35 +57,6 @@ impl Pass {
     #[must_use]
     pub fn since(&self) -> Option<String> {
         self.changes_since.as_ref().map(ToString::to_string)
-    }
-}
-
-/// From when on changes count, and who tracks them.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub enum Baseline {
-    /// `nbd-bitmap:NAME`: the source's meta context `qemu:dirty-bitmap:NAME`.
-    NbdBitmap(String),
-}
-
-impl fmt::Display for Baseline {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::NbdBitmap(name) => write!(f, "nbd-bitmap:{name}"),
-        }
-    }
-}
-
-impl FromStr for Baseline {
-    type Err = Error;
-
-    fn from_str(text: &str) -> Result<Self> {
-        match text.split_once(':') {
-            Some(("nbd-bitmap", name)) if !name.is_empty() => Ok(Self::NbdBitmap(name.to_owned())),
-            _ => Err(
-                Error::new(Kind::Usage, format!("unknown baseline {text:?}"))
-                    .hint("write nbd-bitmap:NAME"),
-            ),
-        }
     }
 }
 
