@@ -24,4 +24,5 @@ mod resume;
 mod rig;
 mod sources;
 mod targets;
+mod vm;
 mod warm;

@@ -5,6 +5,8 @@
 //!  disk.rs     disks with content that a seed determines, and byte comparison
 //!  server.rs   a child process that dies with its test; nbdkit, qemu-nbd
 //!  qsd.rs      qemu-storage-daemon: a running disk with dirty bitmaps, and its guest
+//!  vm.rs       a virtual machine that writes, and the check of what arrived; diary.rs is what it
+//!              writes, machine.rs and initramfs.rs are how it boots
 //!  block.rs    loop devices, and a LUN behind a real iSCSI target
 //! ```
 //!
@@ -17,16 +19,23 @@
 #![allow(unused_imports, reason = "likewise")]
 
 mod block;
+pub(crate) mod diary;
 mod disk;
+mod initramfs;
+mod machine;
 mod qsd;
 mod room;
 mod server;
 mod tests;
+mod vm;
 
 pub(crate) use block::{IscsiLun, LoopDevice};
 pub(crate) use disk::{
     Rng, assert_same_bytes, first_difference, random_disk, scrambled_disk, sparse_disk,
 };
+pub(crate) use initramfs::{Initramfs, Kernel};
+pub(crate) use machine::Machine;
 pub(crate) use qsd::{Frozen, Guest, Qsd};
 pub(crate) use room::{Outcome, Room, Running};
 pub(crate) use server::{Nbdkit, QemuNbd, Server, run, uri};
+pub(crate) use vm::{Habits, Vm, address};

@@ -66,10 +66,7 @@ impl Qsd {
         );
         // A socket has a name before anybody listens at it.
         server.wait_until(|| UnixStream::connect(&nbd).is_ok());
-        let control = OnceCell::new();
-        server
-            .wait_until(|| UnixStream::connect(&qmp).is_ok_and(|found| control.set(found).is_ok()));
-        let qmp = Qmp::new(control.into_inner().expect("connected"));
+        let qmp = Qmp::connect(&qmp, &mut server);
         let size = disk.metadata().expect("the disk's size").len();
         Self {
             qmp,
@@ -201,7 +198,7 @@ impl Qsd {
 
 /// The control connection: one JSON object a line.
 #[derive(Debug)]
-struct Qmp {
+pub(super) struct Qmp {
     reader: BufReader<UnixStream>,
     writer: UnixStream,
     /// Names of events that nobody has waited for yet.
@@ -209,6 +206,14 @@ struct Qmp {
 }
 
 impl Qmp {
+    /// Connects as soon as `server` listens at `path`.
+    #[track_caller]
+    pub(super) fn connect(path: &Path, server: &mut Server) -> Self {
+        let found = OnceCell::new();
+        server.wait_until(|| UnixStream::connect(path).is_ok_and(|one| found.set(one).is_ok()));
+        Self::new(found.into_inner().expect("connected"))
+    }
+
     fn new(writer: UnixStream) -> Self {
         writer
             .set_read_timeout(Some(Duration::from_secs(20)))
@@ -231,7 +236,7 @@ impl Qmp {
     }
 
     #[track_caller]
-    fn execute(&mut self, command: &str, arguments: &Value) -> Value {
+    pub(super) fn execute(&mut self, command: &str, arguments: &Value) -> Value {
         let mut line = json!({"execute": command, "arguments": arguments}).to_string();
         line.push('\n');
         self.writer
@@ -252,7 +257,7 @@ impl Qmp {
 
     /// Waits for an event whose name begins with `prefix`.
     #[track_caller]
-    fn wait_for(&mut self, prefix: &str) {
+    pub(super) fn wait_for(&mut self, prefix: &str) {
         loop {
             if let Some(at) = self
                 .events

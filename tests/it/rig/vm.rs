@@ -1,0 +1,236 @@
+//! A running virtual machine whose disks are to be migrated, and the check of what arrived.
+//!
+//! A real QEMU with a real Linux guest that keeps a [`diary`](super::diary) on its disks. The QMP
+//! socket is for the program under test; the rig talks to the machine through one of its own.
+
+use super::diary;
+use super::initramfs::{Initramfs, Kernel};
+use super::machine::Machine;
+use super::qsd::Qmp;
+use super::server::run;
+use serde_json::{Value, json};
+use std::collections::hash_map::DefaultHasher;
+use std::fmt::Display;
+use std::fs;
+use std::hash::{Hash, Hasher};
+use std::os::unix::fs::FileTypeExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// How long a boot may take, on a machine that builds something else meanwhile.
+const BOOT: Duration = Duration::from_secs(100);
+/// What the guest needs to see its disks and its power button.
+const MODULES: &[&str] = &["virtio_pci", "virtio_blk", "button", "evdev"];
+const MEBIBYTES: u32 = 256;
+
+/// What the machine does.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Habits {
+    /// Entries written a second; 0 as fast as it goes.
+    pub(crate) rate: u32,
+    /// The emulator stays, with its QMP socket, when the guest has turned the machine off, as
+    /// libvirt has it.
+    pub(crate) stays: bool,
+}
+
+/// A machine that writes. Killed when dropped.
+#[derive(Debug)]
+pub(crate) struct Vm {
+    machine: Machine,
+    control: Qmp,
+    stays: bool,
+}
+
+impl Vm {
+    /// Boots a machine with `disks` (paths or addresses of NBD exports on unix sockets), on which
+    /// there is a diary ([`diary::begin`]), and waits until it writes.
+    #[track_caller]
+    pub(crate) fn start<A: AsRef<str>>(disks: &[A], habits: Habits) -> Self {
+        let kernel = Kernel::new();
+        let script = format!("diary write {} {}", habits.rate, names(disks.len()));
+        let mut initramfs = Initramfs::new(&kernel, MODULES, &script);
+        initramfs.program("diary", &diary_program());
+        let dir = Machine::directory();
+        let mut args = devices(disks, false);
+        for name in ["qmp", "rig"] {
+            let path = dir.path().join(name);
+            args.push("-qmp".to_owned());
+            args.push(format!("unix:{},server=on,wait=off", path.display()));
+        }
+        if habits.stays {
+            args.push("-no-shutdown".to_owned());
+        }
+        let mut machine = Machine::boot(dir, &kernel, initramfs, MEBIBYTES, &args);
+        let control = Qmp::connect(&machine.path("rig"), machine.server());
+        machine.wait_for(BOOT, "READY");
+        Self {
+            machine,
+            control,
+            stays: habits.stays,
+        }
+    }
+
+    /// The QMP socket for the program under test.
+    pub(crate) fn qmp(&self) -> PathBuf {
+        self.machine.path("qmp")
+    }
+
+    /// The name of the block node of disk `index`.
+    pub(crate) fn node(index: usize) -> String {
+        format!("disk{index}")
+    }
+
+    /// The last entry of which the guest knows that all its disks hold it.
+    pub(crate) fn acknowledged(&self) -> u64 {
+        last_number(&self.machine.said(), "ACK ").unwrap_or(0)
+    }
+
+    /// Waits until entry `number` is acknowledged.
+    #[track_caller]
+    pub(crate) fn wait_for_entry(&mut self, number: u64) {
+        let what = format!("entry {number}");
+        self.machine.wait_until(BOOT, &what, |said| {
+            last_number(said, "ACK ").filter(|last| *last >= number)
+        });
+    }
+
+    /// A QMP command over the rig's own socket; its answer.
+    #[track_caller]
+    pub(crate) fn ask(&mut self, command: &str, arguments: &Value) -> Value {
+        self.control.execute(command, arguments)
+    }
+
+    /// Presses the power button.
+    #[track_caller]
+    pub(crate) fn press_power_button(&mut self) {
+        self.ask("system_powerdown", &json!({}));
+    }
+
+    /// Waits until the guest has turned the machine off, and gives the last entry it wrote.
+    #[track_caller]
+    pub(crate) fn wait_off(&mut self) -> u64 {
+        let last = self.machine.wait_for(BOOT, "BYE");
+        if self.stays {
+            self.control.wait_for("SHUTDOWN");
+        } else {
+            let status = self.machine.server().child().wait().expect("wait");
+            assert!(status.success(), "{status}");
+        }
+        last.parse().expect("a number")
+    }
+
+    /// Pulls the plug.
+    pub(crate) fn kill(mut self) -> u64 {
+        let child = self.machine.server().child();
+        let _ = child.kill();
+        let _ = child.wait();
+        self.acknowledged()
+    }
+
+    /// Boots a machine from `disks`, read-only, and has it read everything on them.
+    ///
+    /// Gives the last entry that all of them hold, or what is wrong. [`diary::check`] does the same
+    /// from outside, for disks that are files or devices here.
+    #[track_caller]
+    pub(crate) fn check<A: AsRef<str>>(disks: &[A]) -> Result<u64, String> {
+        let kernel = Kernel::new();
+        let script = format!("diary check {}", names(disks.len()));
+        let mut initramfs = Initramfs::new(&kernel, MODULES, &script);
+        initramfs.program("diary", &diary_program());
+        let dir = Machine::directory();
+        let args = devices(disks, true);
+        let mut machine = Machine::boot(dir, &kernel, initramfs, MEBIBYTES, &args);
+        let verdict = machine.wait_for(BOOT, "VERDICT");
+        match verdict.split_once(' ') {
+            Some(("ok", number)) => Ok(number.parse().expect("a number")),
+            _ => Err(verdict),
+        }
+    }
+}
+
+/// An address as [`Vm`] takes it.
+pub(crate) fn address(path: impl AsRef<Path>) -> String {
+    path.as_ref().to_str().expect("a plain path").to_owned()
+}
+
+fn last_number(said: &[String], word: &str) -> Option<u64> {
+    let found = said.iter().rev().find_map(|line| line.strip_prefix(word));
+    found.and_then(|number| number.parse().ok())
+}
+
+/// How the guest calls `count` disks.
+fn names(count: usize) -> String {
+    let names = ('a'..='z').take(count);
+    names.map(|letter| format!(" /dev/vd{letter}")).collect()
+}
+
+/// The options for each disk: a block node with a name, and a device on it.
+fn devices<A: AsRef<str>>(disks: &[A], read_only: bool) -> Vec<String> {
+    let mut args = Vec::new();
+    for (index, address) in disks.iter().enumerate() {
+        let node = Vm::node(index);
+        let below = json!({
+            "driver": "raw", "node-name": node, "discard": "unmap", "read-only": read_only,
+            "file": protocol(address.as_ref(), read_only),
+        });
+        args.extend(["-blockdev".to_owned(), below.to_string()]);
+        let device = format!("virtio-blk-pci,id=device{index},drive={node},serial={node}");
+        args.extend(["-device".to_owned(), device]);
+    }
+    args
+}
+
+/// The node that reaches what is at `address`.
+#[track_caller]
+fn protocol(address: &str, read_only: bool) -> Value {
+    if let Some(rest) = address.strip_prefix("nbd+unix:///") {
+        let (export, socket) = rest.split_once("?socket=").expect("a socket");
+        return json!({
+            "driver": "nbd", "export": export, "read-only": read_only,
+            "server": {"type": "unix", "path": socket},
+        });
+    }
+    let kind = fs::metadata(address).unwrap_or_else(|error| fail(address, error));
+    let driver = if kind.file_type().is_block_device() {
+        "host_device"
+    } else {
+        "file"
+    };
+    json!({
+        "driver": driver, "filename": address, "discard": "unmap", "read-only": read_only,
+    })
+}
+
+#[track_caller]
+fn fail(what: &str, why: impl Display) -> ! {
+    panic!("{what}: {why}")
+}
+
+/// The guest's program, compiled from the tests' own module on its own, optimised: it is emulated.
+fn diary_program() -> PathBuf {
+    let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/rig/diary.rs");
+    let text = fs::read(source).unwrap_or_else(|error| fail(source, error));
+    let mut hasher = DefaultHasher::new();
+    text.hash(&mut hasher);
+    let program =
+        Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("diary-{:016x}", hasher.finish()));
+    if !program.exists() {
+        // Tests run side by side: whoever comes first leaves it whole.
+        let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("make a directory");
+        let fresh = dir.path().join("diary");
+        run(
+            "rustc",
+            [
+                "--edition=2024".as_ref(),
+                "-O".as_ref(),
+                "-Cstrip=symbols".as_ref(),
+                "-Adead_code".as_ref(),
+                "-o".as_ref(),
+                fresh.as_os_str(),
+                source.as_ref(),
+            ],
+        );
+        fs::rename(&fresh, &program).expect("keep the guest's program");
+    }
+    program
+}
