@@ -7,6 +7,7 @@
 //!  qsd.rs      qemu-storage-daemon: a running disk with dirty bitmaps, and its guest
 //!  vm.rs       a virtual machine that writes, and the check of what arrived; diary.rs is what it
 //!              writes, machine.rs and initramfs.rs are how it boots
+//!  cut.rs      a network that is cut, stalled, delayed and mended
 //!  block.rs    loop devices, and a LUN behind a real iSCSI target
 //! ```
 //!
@@ -19,6 +20,7 @@
 #![allow(unused_imports, reason = "likewise")]
 
 mod block;
+mod cut;
 pub(crate) mod diary;
 mod disk;
 mod initramfs;
@@ -30,6 +32,7 @@ mod tests;
 mod vm;
 
 pub(crate) use block::{IscsiLun, LoopDevice};
+pub(crate) use cut::{Proxy, To};
 pub(crate) use disk::{
     Rng, assert_same_bytes, first_difference, random_disk, scrambled_disk, sparse_disk,
 };

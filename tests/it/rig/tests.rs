@@ -2,7 +2,11 @@
 
 use super::*;
 use std::fs;
+use std::io::{self, Read, Write};
 use std::os::unix::fs::FileExt;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::thread;
+use std::time::{Duration, Instant};
 
 #[test]
 fn a_seed_determines_a_disk_and_a_difference_is_found_where_it_is() {
@@ -96,6 +100,106 @@ fn an_iscsi_lun_is_a_block_device_of_4096_byte_sectors() {
         ],
     );
     assert_same_bytes(&disk, &lun.backing());
+}
+
+#[test]
+fn two_iscsi_luns_at_once_hold_what_each_was_given() {
+    let room = Room::new();
+    let luns = [IscsiLun::new(8 << 20), IscsiLun::new(12 << 20)];
+    for (seed, lun) in (4..).zip(&luns) {
+        let disk = room.path(&format!("disk{seed}"));
+        random_disk(&disk, 8 << 20, seed);
+        let words = ["copy", "--overwrite"].map(str::to_owned);
+        let ends = [&disk, lun.path()].map(address);
+        room.diskferry(words.into_iter().chain(ends)).ok();
+    }
+    for (seed, lun) in (4..).zip(&luns) {
+        assert_same_bytes(&room.path(&format!("disk{seed}")), &lun.backing());
+    }
+}
+
+/// A client of a server that answers every byte with the same byte, through a proxy.
+fn echo(room: &Room) -> (Proxy, Proxy) {
+    let socket = room.path("e");
+    let listener = UnixListener::bind(&socket).unwrap();
+    thread::spawn(move || {
+        for stream in listener.incoming().flatten() {
+            thread::spawn(move || io::copy(&mut &stream, &mut &stream));
+        }
+    });
+    let first = Proxy::tcp(To::Unix(socket));
+    let second = Proxy::new(To::Tcp(first.port()));
+    (first, second)
+}
+
+fn said_back(client: &mut UnixStream, bytes: &[u8]) -> io::Result<Vec<u8>> {
+    client.write_all(bytes)?;
+    let mut answer = vec![0; bytes.len()];
+    client.read_exact(&mut answer)?;
+    Ok(answer)
+}
+
+#[test]
+fn a_network_passes_everything_until_it_is_cut_and_again_once_it_is_mended() {
+    let room = Room::new();
+    let (_inner, proxy) = echo(&room);
+    let mut client = UnixStream::connect(proxy.socket()).unwrap();
+    let bytes = Rng::new(1).bytes(100_000);
+    assert_eq!(said_back(&mut client, &bytes).unwrap(), bytes);
+    assert_eq!((proxy.accepted(), proxy.passed()), (1, 100_000));
+
+    proxy.cut();
+    assert!(said_back(&mut client, b"x").is_err());
+    let mut late = UnixStream::connect(proxy.socket()).unwrap();
+    assert!(said_back(&mut late, b"x").is_err());
+    proxy.mend();
+    assert!(
+        said_back(&mut client, b"x").is_err(),
+        "what was cut stays so"
+    );
+    let mut fresh = UnixStream::connect(proxy.socket()).unwrap();
+    assert_eq!(said_back(&mut fresh, b"x").unwrap(), b"x");
+
+    proxy.cut_after(10);
+    fresh.write_all(&[7; 64]).unwrap();
+    let mut rest = Vec::new();
+    fresh.read_to_end(&mut rest).unwrap();
+    assert_eq!(rest, [7; 10]);
+    assert!(proxy.is_cut());
+}
+
+#[test]
+fn a_network_that_stalls_keeps_what_it_was_given_and_one_that_is_slow_is_late() {
+    let room = Room::new();
+    let (_inner, proxy) = echo(&room);
+    let mut client = UnixStream::connect(proxy.socket()).unwrap();
+    assert_eq!(said_back(&mut client, b"a").unwrap(), b"a");
+    proxy.stall();
+    let soon = Some(Duration::from_millis(100));
+    client.set_read_timeout(soon).unwrap();
+    let error = said_back(&mut client, b"b").unwrap_err();
+    assert_eq!(error.kind(), io::ErrorKind::WouldBlock);
+    proxy.mend();
+    client.set_read_timeout(None).unwrap();
+    let mut answer = [0];
+    client.read_exact(&mut answer).unwrap();
+    assert_eq!(&answer, b"b");
+
+    proxy.delay(Duration::from_millis(100));
+    let began = Instant::now();
+    assert_eq!(said_back(&mut client, b"c").unwrap(), b"c");
+    assert!(began.elapsed() >= Duration::from_millis(200));
+}
+
+#[test]
+fn a_network_whose_server_is_gone_drops_its_clients() {
+    let room = Room::new();
+    let proxy = Proxy::new(To::Unix(room.path("nobody")));
+    let mut client = UnixStream::connect(proxy.socket()).unwrap();
+    assert!(said_back(&mut client, b"x").is_err());
+    let socket = proxy.socket();
+    drop(proxy);
+    assert!(UnixStream::connect(socket).is_err());
 }
 
 #[test]
