@@ -16,6 +16,7 @@ mod delta;
 mod demo;
 mod faults;
 mod issued;
+mod nvme;
 mod pod;
 mod nbd_client;
 mod nbd_server;

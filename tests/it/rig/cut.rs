@@ -16,6 +16,9 @@ use std::thread;
 use std::time::Duration;
 use tempfile::TempDir;
 
+/// How long a cut may take to come about.
+const PATIENCE: Duration = Duration::from_secs(60);
+
 /// Where the server is.
 #[derive(Clone, Debug)]
 pub(crate) enum To {
@@ -175,9 +178,21 @@ impl Proxy {
         self.wire.changed.notify_all();
     }
 
-    /// Whether it is cut: that of [`Proxy::cut_after`] has happened.
+    /// Whether it is cut.
     pub(crate) fn is_cut(&self) -> bool {
         self.wire.lock().mood == Mood::Cut
+    }
+
+    /// Waits until what [`Proxy::cut_after`] asked for has happened.
+    #[track_caller]
+    pub(crate) fn wait_until_cut(&self) {
+        let whole = |state: &mut State| state.mood != Mood::Cut;
+        let waited = self
+            .wire
+            .changed
+            .wait_timeout_while(self.wire.lock(), PATIENCE, whole);
+        let (state, _) = waited.expect("no panic while it was held");
+        assert_eq!(state.mood, Mood::Cut, "{} bytes came by", state.passed);
     }
 
     /// Connections that were made so far.

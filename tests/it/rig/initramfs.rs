@@ -46,15 +46,19 @@ impl Kernel {
         self.directory.join("vmlinux")
     }
 
-    /// The files of `names` and of what they need, in the order in which they can be loaded.
+    /// The files of `wanted` and of what they need, in the order in which they can be loaded, with
+    /// their settings. Each wanted one is a name, and settings after a space if it has any.
     ///
     /// What the kernel of another release has built in is no module and not needed.
-    fn modules(&self, names: &[&str]) -> Vec<PathBuf> {
-        let mut files: Vec<PathBuf> = Vec::new();
-        for path in names.iter().filter_map(|name| self.modules.get(*name)) {
-            for file in path {
-                if !files.contains(file) {
-                    files.push(file.clone());
+    fn modules<'a>(&self, wanted: &[&'a str]) -> Vec<(PathBuf, &'a str)> {
+        let mut files: Vec<(PathBuf, &str)> = Vec::new();
+        for one in wanted {
+            let (name, settings) = one.split_once(' ').unwrap_or((one, ""));
+            let needed = self.modules.get(name).map_or(&[][..], Vec::as_slice);
+            for file in needed {
+                if !files.iter().any(|(known, _)| known == file) {
+                    let own = module_name(file) == name;
+                    files.push((file.clone(), if own { settings } else { "" }));
                 }
             }
         }
@@ -93,16 +97,16 @@ impl Initramfs {
         }
         this.program("busybox", Path::new("/bin/busybox"));
         let mut load = String::new();
-        for (index, file) in kernel.modules(modules).iter().enumerate() {
+        for (index, (file, settings)) in kernel.modules(modules).iter().enumerate() {
             let bytes = fs::read(file).unwrap_or_else(|e| panic!("{}: {e}", file.display()));
             let name = format!("{index:02}-{}", module_name(file));
             this.add(&name, PROGRAM, &bytes);
-            let _ = writeln!(load, "insmod /{name}");
+            let _ = writeln!(load, "insmod /{name} {settings}");
         }
         // Everything busybox is called by its name: installing hundreds of links takes a while.
         let init = format!(
             "#!/bin/busybox sh\n\
-             for c in mount insmod poweroff cat echo sleep ls ln ip mkdir sh sync; do\n\
+             for c in mount insmod poweroff cat echo sleep ls ln ip mkdir sh sync dd; do\n\
              \x20 /bin/busybox ln -s busybox /bin/$c\n\
              done\n\
              export PATH=/bin HOME=/tmp\n\

@@ -7,6 +7,7 @@
 //!  qsd.rs      qemu-storage-daemon: a running disk with dirty bitmaps, and its guest
 //!  vm.rs       a virtual machine that writes, and the check of what arrived; diary.rs is what it
 //!              writes, machine.rs and initramfs.rs are how it boots
+//!  nvme.rs     a host with an NVMe/TCP namespace, in a virtual machine, and the program run there
 //!  cut.rs      a network that is cut, stalled, delayed and mended
 //!  block.rs    loop devices, and a LUN behind a real iSCSI target
 //! ```
@@ -25,6 +26,7 @@ pub(crate) mod diary;
 mod disk;
 mod initramfs;
 mod machine;
+mod nvme;
 mod qsd;
 mod room;
 mod server;
@@ -38,6 +40,7 @@ pub(crate) use disk::{
 };
 pub(crate) use initramfs::{Initramfs, Kernel};
 pub(crate) use machine::Machine;
+pub(crate) use nvme::{GATEWAY, NAMESPACE, NvmeHost, Told};
 pub(crate) use qsd::{Frozen, Guest, Qsd};
 pub(crate) use room::{Outcome, Room, Running};
 pub(crate) use server::{Nbdkit, QemuNbd, Server, run, uri};

@@ -77,7 +77,8 @@ impl Qsd {
         }
     }
 
-    fn socket(&self) -> PathBuf {
+    /// Where its exports are.
+    pub(crate) fn socket(&self) -> PathBuf {
         self.dir.path().join("nbd")
     }
 
