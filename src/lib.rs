@@ -5,6 +5,7 @@
 
 pub mod cli;
 pub mod demo;
+pub mod migrate;
 pub mod job;
 pub mod report;
 pub mod changes;

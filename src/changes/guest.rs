@@ -11,6 +11,7 @@ use super::Baseline;
 use crate::address::Address;
 use crate::error::Result;
 use async_trait::async_trait;
+use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::time::Duration;
 
@@ -144,7 +145,8 @@ pub struct Quiesce {
 }
 
 /// A way to make a VM quiet.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Shutdown {
     /// Ask the guest to shut down (ACPI power button) and wait.
     Guest,
@@ -158,7 +160,7 @@ pub enum Shutdown {
 }
 
 /// A VM that is quiet, and how that is known.
-#[derive(Clone, Debug, Eq, PartialEq)]
+#[derive(Clone, Debug, Eq, Hash, PartialEq, Serialize, Deserialize)]
 pub struct Quiet {
     /// What made it so.
     pub how: Shutdown,

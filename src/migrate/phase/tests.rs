@@ -1,0 +1,89 @@
+//! The machine against every order of events, crashes included.
+
+use super::{Action, Changed, Event, Hook, Phase, Rules, State};
+use crate::changes::guest::{Quiet, Shutdown};
+
+mod model;
+
+/// Answers each action as a world without trouble does.
+fn answer(action: &Action) -> Event {
+    match action {
+        Action::Inspect => Event::Inspected,
+        Action::RunHook(_) => Event::HookDone,
+        Action::Snapshot { .. } => Event::Snapshotted(Changed::Something),
+        Action::Last { .. } => Event::Snapshotted(Changed::Nothing),
+        Action::Pass { .. } => Event::PassDone,
+        Action::Release { .. } => Event::Released,
+        Action::ForgetBefore { .. } => Event::Forgotten,
+        Action::Wait => Event::Arm,
+        Action::Prove { .. } => Event::Proven,
+        Action::Quiesce | Action::CheckQuiet => Event::Quiet(quiet()),
+        Action::WriteCertificate => Event::Certified,
+        Action::Clean => Event::Cleaned,
+        Action::Wake => Event::Woken,
+        Action::LabelIncomplete => Event::Labelled,
+        Action::Hold => Event::Resume,
+        Action::Stop => Event::Started,
+        Action::Finish => panic!("it is over"),
+    }
+}
+
+fn quiet() -> Quiet {
+    Quiet {
+        how: Shutdown::Pause,
+        evidence: "query-status: paused".to_owned(),
+    }
+}
+
+fn every_hook() -> Vec<Hook> {
+    vec![
+        Hook::BeforeSnapshot,
+        Hook::AfterSnapshot,
+        Hook::BeforeCutover,
+        Hook::AfterCutover,
+        Hook::Done,
+    ]
+}
+
+#[test]
+fn the_shortest_way_is_full_final_proof() {
+    let rules = Rules {
+        hooks: every_hook(),
+        ..Rules::default()
+    };
+    let mut state = State::default();
+    let mut seen = Vec::new();
+    while !state.is_over() {
+        if seen.last() != Some(&state.phase()) {
+            seen.push(state.phase());
+        }
+        let event = answer(&state.action(&rules));
+        state = state.on(&rules, event).unwrap();
+    }
+    let expected = [
+        Phase::Preflight,
+        Phase::Full,
+        Phase::Wait,
+        Phase::Armed,
+        Phase::Quiesce,
+        Phase::Final,
+        Phase::Verify,
+        Phase::Final,
+        Phase::Verify,
+        Phase::Done,
+    ];
+    assert_eq!(seen, expected);
+    assert_eq!((state.point, state.durable), (3, 2));
+}
+
+#[test]
+fn what_is_recorded_is_small_and_reads_back_the_same() {
+    let state = State {
+        quiet: Some(quiet()),
+        distrust: Some("the bitmap is inconsistent".to_owned()),
+        ..State::default()
+    };
+    let text = serde_json::to_string(&state).unwrap();
+    assert!(text.len() < 1024, "{text}");
+    assert_eq!(serde_json::from_str::<State>(&text).unwrap(), state);
+}
