@@ -150,6 +150,7 @@ impl World {
     }
 
     /// Does what is asked, and answers.
+    #[allow(clippy::too_many_lines, reason = "one arm an action")]
     fn act(&mut self, action: &Action, durable: u32) -> Event {
         match *action {
             Action::Inspect => Event::Inspected,
