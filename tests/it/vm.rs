@@ -1,7 +1,7 @@
 //! The virtual machine of the rig is what migration tests lean on: that it writes what it says, that
 //! its check finds what is wrong, and that it ends when it is told.
 
-use crate::rig::{Habits, Room, Vm, address, diary};
+use crate::rig::{Habits, IscsiLun, Nbdkit, Room, Vm, address, diary, run, uri};
 use serde_json::json;
 use std::fs::{self, File, OpenOptions};
 use std::os::unix::fs::FileExt;
@@ -160,4 +160,87 @@ fn a_guest_whose_plug_is_pulled_leaves_all_that_it_acknowledged_and_goes_on_from
     table.write_all_at(&[0x55; 512], SIZE / 2).unwrap();
     let wrong = Vm::check(&disks).unwrap_err();
     assert!(wrong.contains("disk 1: slot"), "{wrong}");
+}
+
+#[test]
+fn a_guest_is_booted_from_an_iscsi_lun_and_an_nbd_export_that_are_larger() {
+    let room = Room::new();
+    let disks = disks(&room, 900);
+    let lun = IscsiLun::new(SIZE + (1 << 20));
+    room.diskferry(["copy".to_owned(), address(&disks[0]), address(lun.path())])
+        .ok();
+    let table = OpenOptions::new().write(true).open(&disks[1]).unwrap();
+    table.set_len(SIZE + (1 << 20)).unwrap();
+    let export = Nbdkit::new(["file".to_owned(), address(&disks[1])]);
+    let arrived = [address(lun.path()), export.uri()];
+    assert_eq!(Vm::check(&arrived), Ok(900));
+
+    // It can also go on there.
+    let habits = Habits {
+        rate: 0,
+        stays: false,
+    };
+    let mut vm = Vm::start(&arrived, habits);
+    vm.wait_for_entry(950);
+    vm.press_power_button();
+    let last = vm.wait_off();
+    drop(vm);
+    assert_eq!(Vm::check(&arrived), Ok(last));
+}
+
+/// Bitmaps and the point-in-time view of both disks in one transaction, as a tracker asks for them.
+#[test]
+fn a_guest_that_writes_can_be_frozen_on_both_disks_at_one_instant() {
+    let room = Room::new();
+    let disks = disks(&room, 100).map(address);
+    let habits = Habits {
+        rate: 0,
+        stays: false,
+    };
+    let mut vm = Vm::start(&disks, habits);
+    let mut actions = Vec::new();
+    for index in 0..2 {
+        let (node, view) = (Vm::node(index), format!("view{index}"));
+        let overlay = address(room.path(&view));
+        let size = SIZE.to_string();
+        run("qemu-img", ["create", "-q", "-f", "qcow2", &overlay, &size]);
+        vm.ask(
+            "blockdev-add",
+            &json!({
+                "driver": "qcow2", "node-name": view, "backing": node,
+                "file": {"driver": "file", "filename": overlay},
+            }),
+        );
+        actions.push(json!({
+            "type": "block-dirty-bitmap-add", "data": {"node": node, "name": "since"},
+        }));
+        actions.push(json!({
+            "type": "blockdev-backup",
+            "data": {"job-id": view, "device": node, "target": view, "sync": "none"},
+        }));
+    }
+    vm.wait_for_entry(120);
+    let before = vm.acknowledged();
+    vm.ask("transaction", &json!({ "actions": actions }));
+    let socket = room.path("nbd");
+    let server = json!({"type": "unix", "data": {"path": socket}});
+    vm.ask("nbd-server-start", &json!({ "addr": server }));
+    let mut copies = Vec::new();
+    for index in 0..2 {
+        let name = format!("view{index}");
+        vm.ask(
+            "block-export-add",
+            &json!({"type": "nbd", "id": name, "node-name": name, "name": name}),
+        );
+        let copy = address(room.path(&format!("copy{index}")));
+        room.diskferry(["copy".to_owned(), uri(&socket, &name), copy.clone()])
+            .ok();
+        copies.push(copy);
+    }
+    let after = vm.acknowledged();
+    let frozen = diary::check(&copies).unwrap();
+    assert!(
+        before <= frozen && frozen < after,
+        "{before} {frozen} {after}"
+    );
 }
