@@ -12,6 +12,7 @@ pub mod changes;
 pub mod pipeline;
 pub mod journal;
 pub mod source;
+pub mod format;
 pub mod target;
 pub mod nbd;
 

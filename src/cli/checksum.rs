@@ -1,5 +1,6 @@
 //! `diskferry checksum`: one digest of the content of a disk.
 
+use super::open::ImageOptions;
 use super::output::{self, Output};
 use super::scan::{self, Reader};
 use super::speed::Speed;
@@ -34,6 +35,9 @@ pub(super) struct Checksum {
     no_extents: bool,
 
     #[command(flatten)]
+    image: ImageOptions,
+
+    #[command(flatten)]
     speed: Speed,
 }
 
@@ -42,7 +46,7 @@ impl Command for Checksum {
 
     async fn run(self, output: Output) -> Result<()> {
         let tuning = self.speed.tuning();
-        let source = open::source(&self.source, &tuning).await?;
+        let source = open::source(&self.source, &self.image.reading(), &tuning).await?;
         let size = source.size();
         let counters = Arc::new(Counters::default());
         let progress = output.progress(&counters, size);

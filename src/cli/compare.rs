@@ -9,12 +9,14 @@ use crate::buffer::Buffer;
 use crate::digest::is_zero;
 use crate::error::{Error, Kind, Result};
 use crate::extent::ByteRange;
+use crate::job::options::Reading;
 use crate::pipeline::counters::Counters;
 use crate::plan::Step;
 use crate::report;
 use clap::Args;
 use futures_util::stream::{self, StreamExt};
 use serde_json::json;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -40,6 +42,18 @@ pub(super) struct Compare {
     #[arg(long)]
     no_extents: bool,
 
+    /// Format of A; a file is probed, all else is raw, unless this says what it is
+    #[arg(short = 'f', long, value_name = "FORMAT")]
+    source_format: Option<String>,
+
+    /// Format of B; likewise
+    #[arg(short = 'F', long, value_name = "FORMAT")]
+    target_format: Option<String>,
+
+    /// A directory, besides its own, out of which an image may open its parents and parts
+    #[arg(long, value_name = "DIR")]
+    allow_backing: Vec<PathBuf>,
+
     #[command(flatten)]
     speed: Speed,
 }
@@ -49,8 +63,13 @@ impl Command for Compare {
 
     async fn run(self, output: Output) -> Result<()> {
         let tuning = self.speed.tuning();
-        let first = open::source(&self.first, &tuning).await?;
-        let second = open::source(&self.second, &tuning).await?;
+        let reading = |format: &Option<String>| Reading {
+            format: format.clone(),
+            allow: self.allow_backing.clone(),
+            snapshot: None,
+        };
+        let first = open::source(&self.first, &reading(&self.source_format), &tuning).await?;
+        let second = open::source(&self.second, &reading(&self.target_format), &tuning).await?;
         let sizes = (first.size(), second.size());
         let size = sizes.0.max(sizes.1);
         let difference = if self.strict && sizes.0 != sizes.1 {

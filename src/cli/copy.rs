@@ -1,5 +1,6 @@
 //! `diskferry copy`: one disk, one pass.
 
+use super::open::ImageOptions;
 use super::output::Output;
 use super::speed::Speed;
 use super::{Command, stop, words};
@@ -26,9 +27,8 @@ pub(super) struct Copy {
     #[arg(value_parser = words::address)]
     target: Address,
 
-    /// Format of the source; only raw so far
-    #[arg(short = 'f', long, value_name = "FORMAT")]
-    source_format: Option<String>,
+    #[command(flatten)]
+    image: ImageOptions,
 
     /// Format of the target; only raw so far
     #[arg(short = 'O', long, value_name = "FORMAT")]
@@ -125,7 +125,6 @@ struct ZeroOptions {
 impl Copy {
     /// The options as the engine takes them.
     fn options(self, output: &Output) -> Result<CopyOptions> {
-        words::raw_only("source", self.source_format.as_deref())?;
         words::raw_only("target", self.target_format.as_deref())?;
         if self.source == Address::Null {
             return Err(Error::new(Kind::Usage, "null: can only be copied to"));
@@ -139,6 +138,7 @@ impl Copy {
         }
         Ok(CopyOptions {
             source: self.source,
+            reading: self.image.reading(),
             target: self.target,
             pass: Pass {
                 changes_since: self.pass.changes_since,
@@ -281,11 +281,7 @@ mod tests {
 
     #[test]
     fn what_makes_no_sense_is_refused_before_anything_is_opened() {
-        for (text, kind) in [
-            ("null: b", Kind::Usage),
-            ("-f qcow2 a b", Kind::Unsupported),
-            ("-O vmdk a b", Kind::Unsupported),
-        ] {
+        for (text, kind) in [("null: b", Kind::Usage), ("-O vmdk a b", Kind::Unsupported)] {
             assert_eq!(options(text).unwrap_err().kind(), kind, "{text}");
         }
         for text in [

@@ -1,5 +1,6 @@
 //! `diskferry inspect`: what a disk is, what is on it, and what could track its changes.
 
+use super::open::ImageOptions;
 use super::output::{self, Output};
 use super::speed::Speed;
 use super::{Command, open, words};
@@ -7,7 +8,8 @@ use crate::address::Address;
 use crate::buffer::Buffer;
 use crate::error::Result;
 use crate::extent::ByteRange;
-use crate::job::options::Tuning;
+use crate::format::Facts;
+use crate::job::options::{Reading, Tuning};
 use crate::nbd::client::{Client, Endpoint, Timeouts, list};
 use crate::nbd::export::Export;
 use crate::report;
@@ -29,6 +31,9 @@ pub(super) struct Inspect {
     source: Address,
 
     #[command(flatten)]
+    image: ImageOptions,
+
+    #[command(flatten)]
     speed: Speed,
 }
 
@@ -40,6 +45,9 @@ struct Found {
     size: u64,
     identity: String,
     requests: Requests,
+    /// What the image says of itself, unless the disk is raw.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    image: Option<Facts>,
     #[serde(skip_serializing_if = "Option::is_none")]
     device: Option<BlockSizes>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -87,7 +95,7 @@ impl Command for Inspect {
     const NAME: &'static str = "inspect";
 
     async fn run(self, output: Output) -> Result<()> {
-        let found = inspect(&self.source, &self.speed.tuning()).await?;
+        let found = inspect(&self.source, &self.image.reading(), &self.speed.tuning()).await?;
         let text = if output.json() {
             format!("{}\n", serde_json::json!(found))
         } else {
@@ -97,8 +105,9 @@ impl Command for Inspect {
     }
 }
 
-async fn inspect(address: &Address, tuning: &Tuning) -> Result<Found> {
-    let (source, client) = open::with_client(address, tuning).await?;
+async fn inspect(address: &Address, reading: &Reading, tuning: &Tuning) -> Result<Found> {
+    let disk = open::disk(address, reading, tuning).await?;
+    let (source, client) = (disk.source, disk.client);
     let (head, tail) = ends_of(source.as_ref()).await?;
     let size = source.size();
     let limits = source.limits();
@@ -138,6 +147,7 @@ async fn inspect(address: &Address, tuning: &Tuning) -> Result<Found> {
         },
         size,
         identity: source.identity().id,
+        image: disk.image.map(|image| image.facts()),
         requests: Requests {
             align: limits.align,
             preferred: limits.preferred,
@@ -252,6 +262,20 @@ fn trackers(export: &ExportFacts) -> Vec<String> {
     bitmaps.map(|name| format!("nbd-bitmap:{name}")).collect()
 }
 
+/// An image, or one layer of it.
+fn facts_rows(facts: &Facts) -> Vec<(&str, String)> {
+    let mut rows = vec![("image", format!("{} ({})", facts.file, facts.format))];
+    rows.push(("", format!("virtual size {}", facts.virtual_size)));
+    let unit = facts
+        .cluster_size
+        .map(|size| format!("cluster size {size}"));
+    rows.extend(unit.map(|text| ("", text)));
+    let details = facts.details.iter();
+    rows.extend(details.map(|(name, value)| ("", format!("{name} {}", Facts::shown(value)))));
+    rows.extend(facts.warnings.iter().map(|text| ("warning", text.clone())));
+    rows
+}
+
 impl Found {
     /// For people.
     fn text(&self) -> String {
@@ -273,6 +297,11 @@ impl Found {
             "requests",
             format!("aligned to {align}, preferred {preferred}, at most {max} bytes"),
         ));
+        let mut layer = self.image.as_ref();
+        while let Some(facts) = layer {
+            rows.extend(facts_rows(facts));
+            layer = facts.backing.as_deref();
+        }
         if let Some(device) = &self.device {
             let sizes = format!("logical {}, physical {}", device.logical, device.physical);
             rows.push(("blocks", sizes));

@@ -1,5 +1,6 @@
 //! `diskferry map`: what of a disk is data and what reads as zero.
 
+use super::open::ImageOptions;
 use super::output::{self, Output};
 use super::scan::WINDOW;
 use super::speed::Speed;
@@ -24,6 +25,9 @@ pub(super) struct Map {
     output: Form,
 
     #[command(flatten)]
+    image: ImageOptions,
+
+    #[command(flatten)]
     speed: Speed,
 }
 
@@ -37,7 +41,8 @@ impl Command for Map {
     const NAME: &'static str = "map";
 
     async fn run(self, output: Output) -> Result<()> {
-        let source = open::source(&self.source, &self.speed.tuning()).await?;
+        let source =
+            open::source(&self.source, &self.image.reading(), &self.speed.tuning()).await?;
         let form = if output.json() {
             Form::Json
         } else {

@@ -1,5 +1,6 @@
 //! `diskferry serve`: a disk as a read-only NBD export.
 
+use super::open::ImageOptions;
 use super::output::{self, Output};
 use super::speed::Speed;
 use super::{Command, open, stop, words};
@@ -38,6 +39,9 @@ pub(super) struct Serve {
     once: bool,
 
     #[command(flatten)]
+    image: ImageOptions,
+
+    #[command(flatten)]
     speed: Speed,
 }
 
@@ -45,7 +49,8 @@ impl Command for Serve {
     const NAME: &'static str = "serve";
 
     async fn run(self, output: Output) -> Result<()> {
-        let source = open::source(&self.source, &self.speed.tuning()).await?;
+        let source =
+            open::source(&self.source, &self.image.reading(), &self.speed.tuning()).await?;
         let options = ServeOptions {
             listen: match self.socket {
                 Some(path) => Listen::Unix(path),

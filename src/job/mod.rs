@@ -35,7 +35,7 @@ mod verify;
 
 pub use context::Context;
 pub use copy::Outcome;
-pub use open::any_source;
+pub use open::{Disk, any_source};
 pub use persist::copy;
 pub use stream::copy as copy_stream;
 pub use verify::{VerifyOptions, verify};

@@ -1,16 +1,18 @@
 //! Addresses to open endpoints.
 
-use super::options::{Baseline, CopyOptions, Tuning};
+use super::options::{Baseline, CopyOptions, Reading, Tuning};
 use crate::address::Address;
 use crate::changes::Tracker;
 use crate::changes::nbd_bitmap::{self, NbdBitmap};
 use crate::endpoint::Identity;
 use crate::error::{Error, Kind, Result};
+use crate::format::Image;
 use crate::nbd::client::{Client, Endpoint, Options as ClientOptions, Retry};
 use crate::nbd::uri::{Place, Uri};
 use crate::pipeline::counters::Counters;
 use crate::source::Source;
 use crate::source::file::{FileSource, FileSourceOptions};
+use crate::source::image;
 use crate::source::nbd::NbdSource;
 use crate::source::stdin::StreamSource;
 use crate::sys::sysfs::Device;
@@ -55,6 +57,21 @@ pub(super) fn stream(address: &Address) -> Result<Option<StreamSource>> {
     }
 }
 
+/// Refuses to take a stream for an image: those are read here and there.
+///
+/// # Errors
+/// Another format than raw is wanted.
+pub(super) fn only_raw(address: &Address, reading: &Reading) -> Result<()> {
+    match reading.format.as_deref() {
+        None | Some("raw") => Ok(()),
+        Some(format) => {
+            let what = format!("{address} is a stream, and {format} cannot be read from one");
+            let error = Error::new(Kind::Unsupported, what);
+            Err(error.hint("put it into a file first"))
+        }
+    }
+}
+
 /// Opens the disk that is read, and its tracker if only changes are wanted.
 ///
 /// # Errors
@@ -67,9 +84,9 @@ pub(super) async fn source(options: &CopyOptions, counters: &Counters) -> Result
             return Err(Error::new(Kind::Unsupported, "no pass by digests yet"));
         }
         None => {
-            let (source, _) = open_source(&options.source, client).await?;
+            let disk = open_source(&options.source, &options.reading, client).await?;
             return Ok(Opened {
-                source,
+                source: disk.source,
                 tracker: None,
             });
         }
@@ -78,7 +95,8 @@ pub(super) async fn source(options: &CopyOptions, counters: &Counters) -> Result
         contexts: vec![nbd_bitmap::context(bitmap)],
         ..client
     };
-    let (source, client) = open_source(&options.source, client).await?;
+    let Disk { source, client, .. } =
+        open_source(&options.source, &options.reading, client).await?;
     let Some(client) = client else {
         let what = format!("{} has no dirty bitmaps", options.source);
         return Err(Error::new(Kind::Refused, what).hint("nbd-bitmap needs an NBD source"));
@@ -90,23 +108,50 @@ pub(super) async fn source(options: &CopyOptions, counters: &Counters) -> Result
     })
 }
 
-/// Opens any disk for reading; gives the NBD client too, if it is one.
+/// A disk that is open for reading, and what it is made of.
+#[derive(Debug)]
+pub struct Disk {
+    /// The disk, as a guest sees it.
+    pub source: Arc<dyn Source>,
+    /// The NBD client, if it is on an export.
+    pub client: Option<Client>,
+    /// The image that it is, unless it is raw.
+    pub image: Option<Arc<dyn Image>>,
+}
+
+/// Opens any disk for reading.
 ///
 /// # Errors
-/// It cannot be opened, or its address is not one of a disk.
+/// It cannot be opened, its address is not one of a disk, or it is not an image as `reading` says.
 pub async fn any_source(
     address: &Address,
+    reading: &Reading,
     tuning: &Tuning,
     contexts: Vec<String>,
-) -> Result<(Arc<dyn Source>, Option<Client>)> {
+) -> Result<Disk> {
     let client = ClientOptions {
         contexts,
         ..client_options(address, tuning, Arc::default())
     };
-    open_source(address, client).await
+    open_source(address, reading, client).await
 }
 
-async fn open_source(
+async fn open_source(address: &Address, reading: &Reading, options: ClientOptions) -> Result<Disk> {
+    let (storage, client) = open_storage(address, options).await?;
+    let path = match address {
+        Address::Path(path) => Some(path.as_path()),
+        _ => None,
+    };
+    let image::Opened { source, image } = image::open(storage, path, reading).await?;
+    Ok(Disk {
+        source,
+        client,
+        image,
+    })
+}
+
+/// Opens what the disk is on, whatever its format.
+async fn open_storage(
     address: &Address,
     options: ClientOptions,
 ) -> Result<(Arc<dyn Source>, Option<Client>)> {

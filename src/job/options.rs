@@ -3,6 +3,7 @@
 use crate::address::Address;
 pub use crate::changes::Baseline;
 use crate::digest::Algorithm;
+pub use crate::source::image::Reading;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -11,6 +12,8 @@ use std::time::Duration;
 pub struct CopyOptions {
     /// Where the disk is now.
     pub source: Address,
+    /// How it is read, if it is an image.
+    pub reading: Reading,
     /// Where it goes.
     pub target: Address,
     /// Which part of the disk, and what it proves.

@@ -24,6 +24,7 @@ pub(super) async fn attempt(
 ) -> Result<Outcome> {
     let began = Instant::now();
     if let Some(stream) = open::stream(&options.source)? {
+        open::only_raw(&options.source, &options.reading)?;
         return super::stream::run(stream, options, context).await;
     }
     let opened = open::source(options, &context.counters).await?;

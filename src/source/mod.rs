@@ -3,12 +3,14 @@
 //! ```text
 //!  file.rs    a regular file or block device     nbd.rs    an NBD export
 //!  stdin.rs   a stream that is read once         export.rs a Source served over NBD
+//!  image/     a disk image over any of these
 //!  extents.rs all extents of a range, asked for on and on
 //! ```
 
 pub mod export;
 mod extents;
 pub mod file;
+pub mod image;
 pub mod nbd;
 pub mod stdin;
 

@@ -21,7 +21,22 @@ pub mod queue;
 pub mod sysfs;
 pub mod tables;
 
+use crate::error::{Error, Kind, Result};
 use std::io;
+use tokio::sync::oneshot;
+
+/// Runs `work`, which computes, on the processors that are kept for that.
+///
+/// # Errors
+/// The work ended without a result, which it only does if it panics.
+pub async fn computing<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T> {
+    let (done, result) = oneshot::channel();
+    // Whoever asked may be gone.
+    rayon::spawn(move || drop(done.send(work())));
+    result
+        .await
+        .map_err(|gone| Error::new(Kind::Io, "compute").because(gone))
+}
 
 /// Runs `work`, which may block, away from the threads that wait for the network.
 ///

@@ -43,6 +43,7 @@ const ANSWER: usize = 16;
 /// A disk in memory that is read. Cloning shares it.
 #[derive(Clone, Debug)]
 pub struct MemSource {
+    name: String,
     size: u64,
     limits: Limits,
     shared: Arc<Mutex<SourceState>>,
@@ -59,10 +60,18 @@ impl MemSource {
     #[must_use]
     pub fn new(size: u64) -> Self {
         Self {
+            name: "memory source".to_owned(),
             size,
             limits: Limits::NONE,
             shared: Arc::default(),
         }
+    }
+
+    /// The same under another name, so that it is another disk.
+    #[must_use]
+    pub fn named(mut self, name: &str) -> Self {
+        name.clone_into(&mut self.name);
+        self
     }
 
     /// A disk that holds `bytes`.
@@ -108,7 +117,7 @@ impl Source for MemSource {
     }
 
     fn identity(&self) -> Identity {
-        identity("memory source", self.size)
+        identity(&self.name, self.size)
     }
 
     async fn read(&self, offset: u64, mut buffer: Buffer) -> Result<Buffer> {

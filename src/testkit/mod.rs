@@ -4,6 +4,7 @@
 //!  store.rs        sparse bytes in memory
 //!  memory.rs       MemSource, MemTarget: sound endpoints that record calls
 //!  fault.rs        FaultySource, FaultyTarget: any endpoint, with faults on chosen calls
+//!  image.rs        what the contract of Image says; images in memory
 //!  conformance.rs  what the contracts of Source and Target say, tried on any endpoint
 //! ```
 //!
@@ -11,9 +12,11 @@
 
 pub mod conformance;
 pub mod fault;
+pub mod image;
 pub mod memory;
 mod store;
 
 pub use conformance::{check_source, check_target};
 pub use fault::{Fault, Faults, FaultySource, FaultyTarget, Op};
+pub use image::{MemFiles, check_image};
 pub use memory::{Call, MemSource, MemTarget};

@@ -1,0 +1,76 @@
+//! Which format a disk is in, and what it may open.
+//!
+//! A file is probed. A block device or an export is what a guest sees, and what a guest writes into
+//! its first sector must not decide how its disk is read: those are raw unless the user says so.
+
+use super::{ImageSource, LocalFiles, SourceStorage};
+use crate::error::{Error, Kind, Result};
+use crate::format::{self, Format, Image, Opener, Policy, Storage};
+use crate::source::Source;
+use crate::sys::blocking;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// How an image is read.
+#[derive(Clone, Debug, Default)]
+pub struct Reading {
+    /// Its format; probed if it is a file and none is given.
+    pub format: Option<String>,
+    /// Directories, besides its own, out of which it may open files.
+    pub allow: Vec<PathBuf>,
+    /// The snapshot inside that is read instead of its present state.
+    pub snapshot: Option<String>,
+}
+
+/// A disk that is open, and the image that it is if it is not raw.
+#[derive(Debug)]
+pub struct Opened {
+    /// The disk, as the guest sees it.
+    pub source: Arc<dyn Source>,
+    /// The image.
+    pub image: Option<Arc<dyn Image>>,
+}
+
+/// Looks through `source` at the disk in it. `path` is where it is, if it is a local file or device.
+///
+/// # Errors
+/// The format is unknown, or the image cannot be opened as one of it.
+pub async fn open(
+    source: Arc<dyn Source>,
+    path: Option<&Path>,
+    reading: &Reading,
+) -> Result<Opened> {
+    let storage: Arc<dyn Storage> = Arc::new(SourceStorage::new(Arc::clone(&source)));
+    let format: &dyn Format = match (&reading.format, path) {
+        (Some(name), _) => format::named(name)?,
+        (None, Some(path)) if path.is_file() => format::probe(storage.as_ref()).await?,
+        (None, _) => &format::raw::Raw,
+    };
+    if format.name() == format::raw::Raw.name() {
+        if reading.snapshot.is_some() {
+            let what = format!("{} is raw and has no snapshots inside", source.identity());
+            return Err(Error::new(Kind::Usage, what));
+        }
+        let image = None;
+        return Ok(Opened { source, image });
+    }
+    let opener = match path {
+        Some(path) => within(path, &reading.allow).await?,
+        None => Opener::nowhere(),
+    };
+    let opener = opener.at_snapshot(reading.snapshot.clone());
+    let image = format::open(format, storage, &opener).await?;
+    let source = Arc::new(ImageSource::new(Arc::clone(&image), source.identity()));
+    let image = Some(image);
+    Ok(Opened { source, image })
+}
+
+/// What an image at `path` may open.
+async fn within(path: &Path, allow: &[PathBuf]) -> Result<Opener> {
+    let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty());
+    let dir = dir.unwrap_or(Path::new(".")).to_owned();
+    let (own, allow) = (dir.clone(), allow.to_vec());
+    let policy = blocking(move || Ok(Policy::new(Some(&own), &allow))).await;
+    let policy = policy.map_err(|error| Error::io("look at directories", error))??;
+    Ok(Opener::within(dir, Arc::new(LocalFiles::new(policy))))
+}

@@ -1,0 +1,75 @@
+//! Any source as the storage of an image, and local files by name.
+
+use crate::buffer::Buffer;
+use crate::endpoint::{Identity, Limits};
+use crate::error::{Error, Result};
+use crate::extent::{ByteRange, Extent};
+use crate::format::{Files, Policy, Storage};
+use crate::source::Source;
+use crate::source::file::{FileSource, FileSourceOptions};
+use crate::sys::blocking;
+use async_trait::async_trait;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// A source as storage.
+#[derive(Clone, Debug)]
+pub struct SourceStorage(Arc<dyn Source>);
+
+impl SourceStorage {
+    /// Lays images over `source`.
+    #[must_use]
+    pub fn new(source: Arc<dyn Source>) -> Self {
+        Self(source)
+    }
+}
+
+#[async_trait]
+impl Storage for SourceStorage {
+    fn size(&self) -> u64 {
+        self.0.size()
+    }
+
+    fn limits(&self) -> Limits {
+        self.0.limits()
+    }
+
+    fn identity(&self) -> Identity {
+        self.0.identity()
+    }
+
+    async fn read(&self, offset: u64, buffer: Buffer) -> Result<Buffer> {
+        self.0.read(offset, buffer).await
+    }
+
+    async fn extents(&self, range: ByteRange) -> Result<Vec<Extent>> {
+        self.0.extents(range).await
+    }
+}
+
+/// Opens the files that images name, if a policy allows it.
+#[derive(Clone, Debug)]
+pub struct LocalFiles {
+    policy: Arc<Policy>,
+}
+
+impl LocalFiles {
+    /// Opens what `policy` allows.
+    #[must_use]
+    pub fn new(policy: Policy) -> Self {
+        Self {
+            policy: Arc::new(policy),
+        }
+    }
+}
+
+#[async_trait]
+impl Files for LocalFiles {
+    async fn open(&self, dir: &Path, name: &str) -> Result<(PathBuf, Arc<dyn Storage>)> {
+        let (policy, from, owned) = (Arc::clone(&self.policy), dir.to_owned(), name.to_owned());
+        let found = blocking(move || Ok(policy.find(&from, &owned))).await;
+        let path = found.map_err(|error| Error::io(format!("find {name:?}"), error))??;
+        let source = FileSource::open(&path, FileSourceOptions::default()).await?;
+        Ok((path, Arc::new(SourceStorage::new(Arc::new(source)))))
+    }
+}
