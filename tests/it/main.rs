@@ -26,4 +26,5 @@ mod rig;
 mod sources;
 mod targets;
 mod vm;
+mod vmware;
 mod warm;

@@ -8,6 +8,7 @@
 //!  vm.rs       a virtual machine that writes, and the check of what arrived; diary.rs is what it
 //!              writes, machine.rs and initramfs.rs are how it boots
 //!  nvme.rs     a host with an NVMe/TCP namespace, in a virtual machine, and the program run there
+//!  vmware.rs   a vCenter with changed block tracking, and VDDK behind nbdkit's plugin
 //!  cut.rs      a network that is cut, stalled, delayed and mended
 //!  block.rs    loop devices, and a LUN behind a real iSCSI target
 //! ```
@@ -32,6 +33,7 @@ mod room;
 mod server;
 mod tests;
 mod vm;
+mod vmware;
 
 pub(crate) use block::{IscsiLun, LoopDevice};
 pub(crate) use cut::{Proxy, To};
@@ -45,3 +47,4 @@ pub(crate) use qsd::{Frozen, Guest, Qsd};
 pub(crate) use room::{Outcome, Room, Running};
 pub(crate) use server::{Nbdkit, QemuNbd, Server, run, uri};
 pub(crate) use vm::{Habits, Vm, address};
+pub(crate) use vmware::{PASSWORD, Taken, USER, Vcenter, VmDisk, words_of};
