@@ -267,8 +267,10 @@ impl Vcenter {
             .write(true)
             .open(&self.disks()[disk].flat)
             .expect("open the guest's disk");
-        let bytes: Vec<u8> = (0..len)
-            .map(|at| seed.wrapping_add((at % 251) as u8) | 1)
+        let bytes: Vec<u8> = (0..251u8)
+            .cycle()
+            .map(|at| seed.wrapping_add(at) | 1)
+            .take(len)
             .collect();
         file.write_all_at(&bytes, offset)
             .expect("write as the guest");
