@@ -15,6 +15,7 @@ pub mod source;
 pub mod format;
 pub mod target;
 pub mod nbd;
+pub mod vsphere;
 
 pub mod plan;
 pub mod extent;

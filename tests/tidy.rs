@@ -22,8 +22,8 @@ const ARROWS: &[(&str, &[&str])] = &[
     (
         "cli",
         &[
-            "demo", "importer", "migrate", "job", "report", "changes", "plan", "pipeline",
-            "journal", "source", "format", "target", "nbd",
+            "demo", "importer", "migrate", "job", "report", "changes", "vsphere", "plan",
+            "pipeline", "journal", "source", "format", "target", "nbd",
         ],
     ),
     (

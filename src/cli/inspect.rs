@@ -3,7 +3,7 @@
 use super::open::ImageOptions;
 use super::output::{self, Output};
 use super::speed::Speed;
-use super::{Command, open, words};
+use super::{Command, inspect_vm, open, words};
 use crate::address::Address;
 use crate::buffer::Buffer;
 use crate::error::Result;
@@ -16,6 +16,7 @@ use crate::report;
 use crate::source::Source;
 use crate::sys::sysfs::Device;
 use crate::target::signature;
+use crate::vsphere::locator::{self, Locator};
 use clap::Args;
 use serde::Serialize;
 use std::fmt::Write;
@@ -23,18 +24,33 @@ use std::fs;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::Path;
 
-/// Show what a disk is, what is on it, and what could track its changes
+/// Show what a disk or a VM is, what is on it, and what could track its changes
 #[derive(Args, Clone, Debug)]
 pub(super) struct Inspect {
-    /// The disk: a path, an NBD URI or [ CMD ARGS ]
-    #[arg(value_parser = words::address)]
-    source: Address,
+    /// The disk: a path, an NBD URI or [ CMD ARGS ]; or a VM: vsphere://USER@HOST/VM
+    #[arg(value_parser = subject)]
+    source: Subject,
 
     #[command(flatten)]
     image: ImageOptions,
 
     #[command(flatten)]
     speed: Speed,
+}
+
+/// What can be looked at.
+#[derive(Clone, Debug)]
+enum Subject {
+    Disk(Address),
+    Vm(Locator),
+}
+
+fn subject(word: &str) -> Result<Subject, String> {
+    if word.starts_with(locator::SCHEME) {
+        let vm = word.parse::<Locator>();
+        return vm.map(Subject::Vm).map_err(|error| error.line());
+    }
+    words::address(word).map(Subject::Disk)
 }
 
 /// What was found out. This is the JSON that is printed; `docs/reference.md` has its fields.
@@ -95,7 +111,11 @@ impl Command for Inspect {
     const NAME: &'static str = "inspect";
 
     async fn run(self, output: Output) -> Result<()> {
-        let found = inspect(&self.source, &self.image.reading(), &self.speed.tuning()).await?;
+        let address = match &self.source {
+            Subject::Vm(locator) => return inspect_vm::run(locator, &output).await,
+            Subject::Disk(address) => address,
+        };
+        let found = inspect(address, &self.image.reading(), &self.speed.tuning()).await?;
         let text = if output.json() {
             format!("{}\n", serde_json::json!(found))
         } else {

@@ -19,6 +19,7 @@ mod completions;
 mod copy;
 mod demo;
 mod inspect;
+mod inspect_vm;
 mod man;
 mod map;
 mod nbdcopy;

@@ -80,6 +80,10 @@ pub(super) async fn source(options: &CopyOptions, counters: &Counters) -> Result
     let client = client_options(&options.source, &options.tuning, counters.retries.clone());
     let bitmap = match &options.pass.changes_since {
         Some(Baseline::NbdBitmap(bitmap)) => bitmap,
+        Some(Baseline::Cbt(_)) => {
+            let what = format!("{} has no changed block tracking", options.source);
+            return Err(Error::new(Kind::Refused, what).hint("cbt needs a vddk:// source"));
+        }
         Some(Baseline::Digest) => {
             return Err(Error::new(Kind::Unsupported, "no pass by digests yet"));
         }

@@ -1,0 +1,436 @@
+//! Which VM of which vCenter, as a user writes it. Words to a type; nothing is contacted here.
+//!
+//! ```text
+//! vsphere://USER@HOST[:PORT]/VM[?KEY=VALUE[&…]]          a VM
+//! vddk://USER@HOST[:PORT]/VM?disk=NAME[&KEY=VALUE[&…]]   a disk of it
+//!
+//! VM    DC/vm/FOLDER/NAME          its path in the inventory
+//!       moref=vm-42                its managed object
+//!       uuid=UUID                  its instance UUID, else its BIOS UUID if only one VM has it
+//!
+//! thumbprint=HEX   the certificate's SHA-1 or SHA-256, instead of an authority
+//! cacert=FILE      the authority, instead of the system's
+//! password-file=FILE, password-fd=N    instead of $DISKFERRY_VSPHERE_PASSWORD
+//!
+//! disk=NAME          its file, key, object id, UUID, slot or label
+//! snapshot=MOREF     as it is in that snapshot
+//! ```
+//!
+//! A user such as `administrator@vsphere.local` may stand bare: the last `@` divides. A password
+//! is refused here: addresses are seen by every user of the machine.
+
+use super::secret::Place;
+use super::trust::{Thumbprint, Trust};
+use crate::error::{Error, Kind, Result};
+use percent_encoding::{AsciiSet, CONTROLS, percent_decode_str, utf8_percent_encode};
+use std::fmt;
+use std::str::FromStr;
+
+/// The scheme, and what divides it from the rest.
+pub const SCHEME: &str = "vsphere://";
+
+/// That of a disk.
+pub const DISK_SCHEME: &str = "vddk://";
+
+const OTHER_PLACES: &str =
+    "take it out: set DISKFERRY_VSPHERE_PASSWORD, or add ?password-file=PATH or ?password-fd=N";
+
+/// What must not stand bare in the user, the VM or a value.
+const RESERVED: &AsciiSet = &CONTROLS
+    .add(b' ')
+    .add(b'"')
+    .add(b'#')
+    .add(b'%')
+    .add(b'&')
+    .add(b'+')
+    .add(b'<')
+    .add(b'>')
+    .add(b'?');
+
+/// As a user has it: `/` and `:` would end it.
+const USER: &AsciiSet = &RESERVED.add(b'/').add(b':');
+
+/// A vCenter or ESXi host, and how to be let in.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Server {
+    /// A name or an address; IPv6 without brackets.
+    pub host: String,
+    /// The port, 443 if none was said.
+    pub port: u16,
+    /// Who logs in.
+    pub user: String,
+    /// Where the password is.
+    pub password: Place,
+    /// Whose certificate is believed.
+    pub trust: Trust,
+}
+
+impl Server {
+    /// `HOST:PORT`, brackets around IPv6.
+    #[must_use]
+    pub fn authority(&self) -> String {
+        match self.host.contains(':') {
+            true => format!("[{}]:{}", self.host, self.port),
+            false => format!("{}:{}", self.host, self.port),
+        }
+    }
+}
+
+/// How a VM is named.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Wanted {
+    /// A managed object reference: `vm-42`, or a number on a host.
+    Moref(String),
+    /// An instance UUID, else a BIOS UUID that only one VM has.
+    Uuid(String),
+    /// An inventory path: `DC/vm/FOLDER/NAME`.
+    Path(String),
+}
+
+impl fmt::Display for Wanted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Moref(value) => write!(f, "moref={value}"),
+            Self::Uuid(value) => write!(f, "uuid={value}"),
+            Self::Path(path) => f.write_str(path),
+        }
+    }
+}
+
+/// A VM of a server.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Locator {
+    /// Where it is.
+    pub server: Server,
+    /// Which one it is.
+    pub vm: Wanted,
+}
+
+/// A disk of a VM, now or in a snapshot.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct DiskLocator {
+    /// Whose disk it is.
+    pub of: Locator,
+    /// One of the names it is known by.
+    pub disk: String,
+    /// The managed object of the snapshot in which it is read.
+    pub snapshot: Option<String>,
+    /// Keys and values that say how it is read, for whoever reads it.
+    pub more: Vec<(String, String)>,
+}
+
+impl FromStr for Locator {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        let (found, rest) = read(SCHEME, text)?;
+        match rest.first() {
+            None => Ok(found),
+            Some((key, _)) => Err(unknown(key)),
+        }
+    }
+}
+
+impl FromStr for DiskLocator {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        let (of, mut rest) = read(DISK_SCHEME, text)?;
+        let mut taken = |name: &str| {
+            let at = rest.iter().position(|(key, _)| key == name)?;
+            Some(rest.remove(at).1).filter(|value| !value.is_empty())
+        };
+        let (disk, snapshot) = (taken("disk"), taken("snapshot"));
+        let disk = disk.ok_or_else(|| {
+            let what = format!("no disk= in {:?}", without_password(text));
+            Error::new(Kind::Usage, what)
+                .hint("diskferry inspect vsphere://… lists the disks of a VM")
+        })?;
+        Ok(Self {
+            of,
+            disk,
+            snapshot,
+            more: rest,
+        })
+    }
+}
+
+/// Reads an address; keys that are not about the server come back as they are.
+fn read(scheme: &str, text: &str) -> Result<(Locator, Vec<(String, String)>)> {
+    let wrong = |why: &str| {
+        Error::new(
+            Kind::Usage,
+            format!("{why} in {:?}", without_password(text)),
+        )
+        .hint(format!(
+            "write {scheme}USER@HOST/DC/vm/NAME, or /moref=vm-42, or /uuid=UUID"
+        ))
+    };
+    let rest = text
+        .strip_prefix(scheme)
+        .ok_or_else(|| wrong("another scheme"))?;
+    let (rest, query) = rest.split_once('?').unwrap_or((rest, ""));
+    // A bare user may hold an `@` but no `/`, an inventory path may hold both.
+    let (authority, vm) = rest.split_once('/').ok_or_else(|| wrong("no VM"))?;
+    let (user, place) = authority.rsplit_once('@').ok_or_else(|| wrong("no user"))?;
+    if user.contains(':') {
+        return Err(wrong("a password").hint(OTHER_PLACES));
+    }
+    let (host, port) = host_and_port(place).ok_or_else(|| wrong("no good host or port"))?;
+    let user = decoded(user).ok_or_else(|| wrong("no good user"))?;
+    let vm = decoded(vm).ok_or_else(|| wrong("no good VM"))?;
+    if user.is_empty() || vm.is_empty() {
+        return Err(wrong("no user or no VM"));
+    }
+    let mut server = Server {
+        host,
+        port,
+        user,
+        password: Place::default(),
+        trust: Trust::System,
+    };
+    let mut rest = Vec::new();
+    for pair in query.split('&').filter(|pair| !pair.is_empty()) {
+        let (key, value) = pair
+            .split_once('=')
+            .ok_or_else(|| wrong("a key without a value"))?;
+        let value = decoded(value).ok_or_else(|| wrong("no good value"))?;
+        if !parameter(&mut server, key, &value)? {
+            rest.push((key.to_owned(), value));
+        }
+    }
+    let vm = wanted(vm);
+    Ok((Locator { server, vm }, rest))
+}
+
+fn unknown(key: &str) -> Error {
+    let what = format!("unknown key {key:?} in the address of a VM");
+    Error::new(Kind::Usage, what)
+        .hint("there are thumbprint, cacert, password-file and password-fd")
+}
+
+/// Sets what `KEY=VALUE` says of a server; `false` if that is about something else.
+fn parameter(server: &mut Server, key: &str, value: &str) -> Result<bool> {
+    let trusted = server.trust != Trust::System;
+    match key {
+        "thumbprint" | "cacert" if trusted => {
+            let what = "thumbprint and cacert exclude each other";
+            return Err(Error::new(Kind::Usage, what));
+        }
+        "thumbprint" => server.trust = Trust::Pinned(value.parse::<Thumbprint>()?),
+        "cacert" => server.trust = Trust::Authority(value.into()),
+        "password-file" => server.password = Place::File(value.into()),
+        "password-fd" => {
+            let number = value.parse().map_err(|error| {
+                Error::new(Kind::Usage, format!("password-fd={value}")).because(error)
+            })?;
+            server.password = Place::Descriptor(number);
+        }
+        "password" => {
+            let what = "a password stands in an address";
+            return Err(Error::new(Kind::Usage, what).hint(OTHER_PLACES));
+        }
+        _ => return Ok(false),
+    }
+    Ok(true)
+}
+
+/// An address as far as it may be shown: what stands between `:` and `@` is left out.
+fn without_password(text: &str) -> String {
+    let start = text.find("://").map_or(0, |at| at.saturating_add(3));
+    let (scheme, rest) = text.split_at(start);
+    match (rest.split_once(':'), rest.rsplit_once('@')) {
+        (Some((user, _)), Some((before, host))) if user.len() < before.len() => {
+            format!("{scheme}{user}:…@{host}")
+        }
+        _ => text.to_owned(),
+    }
+}
+
+/// `HOST`, `HOST:PORT`, `[IPv6]`, `[IPv6]:PORT`.
+fn host_and_port(text: &str) -> Option<(String, u16)> {
+    let (host, port) = match text.strip_prefix('[') {
+        Some(rest) => {
+            let (host, after) = rest.split_once(']')?;
+            match after {
+                "" => (host, None),
+                _ => (host, Some(after.strip_prefix(':')?)),
+            }
+        }
+        None => match text.split_once(':') {
+            Some((host, port)) => (host, Some(port)),
+            None => (text, None),
+        },
+    };
+    let port = match port {
+        Some(port) => port.parse().ok()?,
+        None => 443,
+    };
+    let sound = !host.is_empty() && !host.contains(|c: char| c.is_whitespace() || c == '@');
+    (sound && port != 0).then(|| (host.to_owned(), port))
+}
+
+fn wanted(vm: String) -> Wanted {
+    if let Some(value) = vm.strip_prefix("moref=") {
+        return Wanted::Moref(value.to_owned());
+    }
+    match vm.strip_prefix("uuid=") {
+        Some(value) => Wanted::Uuid(value.to_owned()),
+        None => Wanted::Path(vm),
+    }
+}
+
+fn decoded(text: &str) -> Option<String> {
+    let text = percent_decode_str(text).decode_utf8().ok()?;
+    (!text.contains(char::is_control)).then(|| text.into_owned())
+}
+
+/// Writes an address of `scheme` with `more` keys before those of the server.
+fn write(
+    f: &mut fmt::Formatter<'_>,
+    scheme: &str,
+    locator: &Locator,
+    more: &[(&str, &str)],
+) -> fmt::Result {
+    let Server {
+        host,
+        port,
+        user,
+        password,
+        trust,
+    } = &locator.server;
+    write!(f, "{scheme}{}@", utf8_percent_encode(user, USER))?;
+    match host.contains(':') {
+        true => write!(f, "[{host}]")?,
+        false => f.write_str(host)?,
+    }
+    if *port != 443 {
+        write!(f, ":{port}")?;
+    }
+    let vm = locator.vm.to_string();
+    write!(f, "/{}", utf8_percent_encode(&vm, RESERVED))?;
+    let mut pairs: Vec<(&str, String)> = Vec::new();
+    pairs.extend(more.iter().map(|(key, value)| (*key, (*value).to_owned())));
+    match trust {
+        Trust::System => {}
+        Trust::Pinned(thumbprint) => pairs.push(("thumbprint", thumbprint.to_string())),
+        Trust::Authority(path) => pairs.push(("cacert", path.display().to_string())),
+    }
+    match password {
+        Place::Environment => {}
+        Place::File(path) => pairs.push(("password-file", path.display().to_string())),
+        Place::Descriptor(number) => pairs.push(("password-fd", number.to_string())),
+    }
+    let mut mark = '?';
+    for (key, value) in pairs {
+        write!(f, "{mark}{key}={}", utf8_percent_encode(&value, RESERVED))?;
+        mark = '&';
+    }
+    Ok(())
+}
+
+impl fmt::Display for Locator {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write(f, SCHEME, self, &[])
+    }
+}
+
+impl fmt::Display for DiskLocator {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut more = vec![("disk", &*self.disk)];
+        more.extend(self.snapshot.iter().map(|value| ("snapshot", &**value)));
+        more.extend(self.more.iter().map(|(key, value)| (&**key, &**value)));
+        write(f, DISK_SCHEME, &self.of, &more)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{DiskLocator, Locator, Wanted};
+    use crate::error::Kind;
+    use crate::vsphere::secret::Place;
+
+    fn parse(text: &str) -> Locator {
+        text.parse()
+            .unwrap_or_else(|error| panic!("{text}: {error:?}"))
+    }
+
+    #[test]
+    fn a_user_may_hold_an_at_sign_and_a_path_slashes_and_spaces() {
+        let found = parse("vsphere://administrator@vsphere.local@vc.example/DC%200/vm/a/b");
+        assert_eq!(found.server.user, "administrator@vsphere.local");
+        assert_eq!(found.server.authority(), "vc.example:443");
+        assert_eq!(found.vm, Wanted::Path("DC 0/vm/a/b".to_owned()));
+    }
+
+    #[test]
+    fn every_address_says_again_what_it_was_read_from() {
+        for text in [
+            "vsphere://root@[fe80::1]:8989/moref=vm-42",
+            "vsphere://u@h/uuid=4210ffff-0000-1111-2222-333344445555?password-fd=7",
+            "vsphere://a%2Fb@h/DC/vm/n%25?cacert=/ca.pem&password-file=/run/a%20b",
+            "vsphere://u@h/x?thumbprint=00:11:22:33:44:55:66:77:88:99:AA:BB:CC:DD:EE:FF:00:11:22:33",
+        ] {
+            let found = parse(text);
+            assert_eq!(parse(&found.to_string()), found);
+            assert_eq!(found.to_string(), text);
+        }
+        let file = parse("vsphere://u@h/x?password-file=/p").server.password;
+        assert_eq!(file, Place::File("/p".into()));
+    }
+
+    #[test]
+    fn a_disk_is_named_with_brackets_and_spaces_and_keeps_what_others_read() {
+        let text = "vddk://u@h/moref=vm-42?disk=[ds] a/b.vmdk&libdir=/opt/vddk&snapshot=snapshot-7";
+        let found: DiskLocator = text.parse().unwrap();
+        assert_eq!(found.disk, "[ds] a/b.vmdk");
+        assert_eq!(found.snapshot.as_deref(), Some("snapshot-7"));
+        assert_eq!(found.more, [("libdir".to_owned(), "/opt/vddk".to_owned())]);
+        assert_eq!(found.to_string().parse::<DiskLocator>().unwrap(), found);
+        let error = "vddk://u@h/moref=vm-42".parse::<DiskLocator>().unwrap_err();
+        assert_eq!(error.kind(), Kind::Usage);
+        assert!("vsphere://u@h/x?libdir=/y".parse::<Locator>().is_err());
+    }
+
+    #[test]
+    fn a_password_is_refused_and_not_repeated() {
+        for text in [
+            "vsphere://root:hunter2@host/vm",
+            "vsphere://host/vm?password=hunter2",
+            "vsphere://root@host/vm?password=hunter2",
+        ] {
+            let error = text.parse::<Locator>().unwrap_err();
+            assert_eq!(error.kind(), Kind::Usage);
+            if text.contains("root") {
+                assert!(!error.line().contains("hunter2"), "{}", error.line());
+                assert!(error.line().contains("password"), "{}", error.line());
+            }
+        }
+    }
+
+    #[test]
+    fn what_makes_no_sense_is_refused() {
+        for text in [
+            "vsphere://",
+            "vsphere://h/vm",
+            "vsphere://u@/vm",
+            "vsphere://u@h",
+            "vsphere://u@h/",
+            "vsphere://u@h:x/vm",
+            "vsphere://u@h:0/vm",
+            "vsphere://u@[::1/vm",
+            "vsphere://u@h/vm?x",
+            "vsphere://u@h/vm?x=1",
+            "vsphere://u@h/vm?thumbprint=00",
+            "vsphere://u@h/%ff",
+            "vsphere://u@h/vm?password-fd=x",
+            "vsphere://u@h/a%0ab",
+        ] {
+            assert_eq!(
+                text.parse::<Locator>().unwrap_err().kind(),
+                Kind::Usage,
+                "{text}"
+            );
+        }
+    }
+}

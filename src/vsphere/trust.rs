@@ -1,0 +1,254 @@
+//! Whose certificate is believed.
+//!
+//! The system's authorities, one that a file names, or exactly one certificate by its thumbprint,
+//! as vCenter's own tools and VDDK pin it. There is no way to believe just anybody.
+
+use crate::error::{Error, Kind, Result};
+use ring::digest::{Algorithm, SHA1_FOR_LEGACY_USE_ONLY, SHA256, digest};
+use rustls::client::WebPkiServerVerifier;
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::ring::default_provider;
+use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::{
+    ClientConfig, DigitallySignedStruct, Error as TlsError, RootCertStore, SignatureScheme,
+};
+use std::fmt::{self, Write};
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use std::sync::Arc;
+
+/// Whose certificate is believed.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub enum Trust {
+    /// One that an authority of this system signed.
+    #[default]
+    System,
+    /// One that an authority in this PEM file signed.
+    Authority(PathBuf),
+    /// This one.
+    Pinned(Thumbprint),
+}
+
+impl Trust {
+    /// What TLS is done with.
+    ///
+    /// # Errors
+    /// The authorities cannot be read, or there are none.
+    pub fn config(&self) -> Result<Arc<ClientConfig>> {
+        let provider = Arc::new(default_provider());
+        let verifier: Arc<dyn ServerCertVerifier> = match self {
+            Self::Pinned(thumbprint) => Arc::new(OnlyThis {
+                thumbprint: thumbprint.clone(),
+                provider: provider.clone(),
+            }),
+            Self::Authority(path) => signed_by(authorities(path)?, &provider)?,
+            Self::System => signed_by(system_authorities()?, &provider)?,
+        };
+        let builder = ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .map_err(|error| Error::new(Kind::Unsupported, "set up TLS").because(error))?;
+        let builder = builder
+            .dangerous()
+            .with_custom_certificate_verifier(verifier);
+        Ok(Arc::new(builder.with_no_client_auth()))
+    }
+}
+
+fn signed_by(
+    roots: RootCertStore,
+    provider: &Arc<CryptoProvider>,
+) -> Result<Arc<WebPkiServerVerifier>> {
+    WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider.clone())
+        .build()
+        .map_err(|error| {
+            Error::new(Kind::Usage, "no authority to check certificates by")
+                .because(error)
+                .hint("name one with cacert=FILE, or pin the certificate with thumbprint=HEX")
+        })
+}
+
+fn authorities(path: &Path) -> Result<RootCertStore> {
+    let bad = || {
+        Error::new(
+            Kind::Usage,
+            format!("read authorities from {}", path.display()),
+        )
+    };
+    let mut roots = RootCertStore::empty();
+    let certificates: Vec<_> = CertificateDer::pem_file_iter(path)
+        .and_then(Iterator::collect)
+        .map_err(|error| bad().because(error))?;
+    for certificate in certificates {
+        roots
+            .add(certificate)
+            .map_err(|error| bad().because(error))?;
+    }
+    match roots.is_empty() {
+        true => Err(bad().because("it holds no certificate")),
+        false => Ok(roots),
+    }
+}
+
+/// Those of the system. One of them that cannot be read does not hide the others.
+fn system_authorities() -> Result<RootCertStore> {
+    let found = rustls_native_certs::load_native_certs();
+    let mut roots = RootCertStore::empty();
+    let (added, _) = roots.add_parsable_certificates(found.certs);
+    if added == 0 {
+        let why = found
+            .errors
+            .into_iter()
+            .next()
+            .map(|error| error.to_string());
+        let why = why.unwrap_or_else(|| "there are none".to_owned());
+        return Err(Error::new(Kind::Usage, "read this system's authorities")
+            .because(why)
+            .hint("name one with cacert=FILE, or pin the certificate with thumbprint=HEX"));
+    }
+    Ok(roots)
+}
+
+/// SHA-1 (20 bytes) or SHA-256 (32 bytes) of a certificate.
+///
+/// SHA-1 is what vCenter and VDDK show and take; making a second certificate with a given one is
+/// still out of reach, and who can, pins SHA-256.
+#[derive(Clone, Eq, PartialEq)]
+pub struct Thumbprint(Vec<u8>);
+
+impl Thumbprint {
+    /// That of `certificate`, by the same algorithm as this one.
+    fn same_kind_of(&self, certificate: &[u8]) -> Self {
+        let algorithm: &'static Algorithm = match self.0.len() {
+            20 => &SHA1_FOR_LEGACY_USE_ONLY,
+            _ => &SHA256,
+        };
+        Self(digest(algorithm, certificate).as_ref().to_vec())
+    }
+}
+
+impl FromStr for Thumbprint {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        let wrong = || {
+            Error::new(Kind::Usage, format!("{text:?} is not a thumbprint"))
+                .hint("20 (SHA-1) or 32 (SHA-256) bytes in hexadecimal: AB:CD:…")
+        };
+        let digits: Vec<u32> = text
+            .chars()
+            .filter(|c| *c != ':')
+            .map(|c| c.to_digit(16).ok_or_else(wrong))
+            .collect::<Result<_>>()?;
+        let byte = |pair: &[u32]| match pair {
+            [high, low] => u8::try_from(high.saturating_mul(16).saturating_add(*low)).ok(),
+            _ => None,
+        };
+        let bytes: Option<Vec<u8>> = digits.chunks(2).map(byte).collect();
+        match bytes {
+            Some(bytes) if [20, 32].contains(&bytes.len()) => Ok(Self(bytes)),
+            _ => Err(wrong()),
+        }
+    }
+}
+
+impl fmt::Display for Thumbprint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (at, byte) in self.0.iter().enumerate() {
+            if at > 0 {
+                f.write_char(':')?;
+            }
+            write!(f, "{byte:02X}")?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Debug for Thumbprint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// Believes one certificate. That the server has its key is checked as for any other.
+#[derive(Debug)]
+struct OnlyThis {
+    thumbprint: Thumbprint,
+    provider: Arc<CryptoProvider>,
+}
+
+impl ServerCertVerifier for OnlyThis {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        _intermediates: &[CertificateDer<'_>],
+        _server_name: &ServerName<'_>,
+        _ocsp_response: &[u8],
+        _now: UnixTime,
+    ) -> Result<ServerCertVerified, TlsError> {
+        let shown = self.thumbprint.same_kind_of(end_entity);
+        match shown == self.thumbprint {
+            true => Ok(ServerCertVerified::assertion()),
+            false => Err(TlsError::General(format!(
+                "the server's thumbprint is {shown}, and {} is expected",
+                self.thumbprint
+            ))),
+        }
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, TlsError> {
+        let algorithms = &self.provider.signature_verification_algorithms;
+        verify_tls12_signature(message, cert, dss, algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, TlsError> {
+        let algorithms = &self.provider.signature_verification_algorithms;
+        verify_tls13_signature(message, cert, dss, algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        let algorithms = &self.provider.signature_verification_algorithms;
+        algorithms.supported_schemes()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Thumbprint;
+
+    #[test]
+    fn a_thumbprint_is_read_with_and_without_colons_and_in_either_case() {
+        let text = "DA:39:A3:EE:5E:6B:4B:0D:32:55:BF:EF:95:60:18:90:AF:D8:07:09";
+        let bare = text.replace(':', "").to_lowercase();
+        let thumbprint: Thumbprint = bare.parse().unwrap();
+        assert_eq!(thumbprint.to_string(), text);
+        assert_eq!(thumbprint.same_kind_of(b""), thumbprint, "SHA-1 of nothing");
+    }
+
+    #[test]
+    fn a_thumbprint_of_another_length_is_refused() {
+        for text in [
+            "",
+            "DA",
+            "DA:3",
+            &"00".repeat(21),
+            &"00".repeat(16),
+            &"zz".repeat(20),
+        ] {
+            assert!(text.parse::<Thumbprint>().is_err(), "{text}");
+        }
+        let long: Thumbprint = "ab".repeat(32).parse().unwrap();
+        assert_ne!(long.same_kind_of(b"x"), long);
+    }
+}
