@@ -20,6 +20,10 @@ pub(super) struct ImageOptions {
     /// A directory, besides its own, out of which an image may open its parents and parts
     #[arg(long, value_name = "DIR")]
     pub(super) allow_backing: Vec<PathBuf>,
+
+    /// Read the disk as it was at this snapshot inside the image, by ID or name
+    #[arg(long, value_name = "SNAPSHOT")]
+    pub(super) snapshot: Option<String>,
 }
 
 impl ImageOptions {
@@ -28,7 +32,7 @@ impl ImageOptions {
         Reading {
             format: self.source_format.clone(),
             allow: self.allow_backing.clone(),
-            snapshot: None,
+            snapshot: self.snapshot.clone(),
         }
     }
 }

@@ -42,6 +42,11 @@ impl Facts {
     pub fn shown(value: &Value) -> String {
         match value {
             Value::String(text) => text.clone(),
+            Value::Object(fields) => {
+                let fields = fields.iter();
+                let all = fields.map(|(name, value)| format!("{name} {}", Self::shown(value)));
+                all.collect::<Vec<_>>().join(" ")
+            }
             Value::Array(items) => items.iter().map(Self::shown).collect::<Vec<_>>().join(", "),
             other => other.to_string(),
         }

@@ -32,6 +32,7 @@ mod image;
 mod opener;
 mod packed;
 mod pages;
+pub mod qcow2;
 pub mod raw;
 mod refs;
 mod storage;
@@ -52,7 +53,7 @@ use std::fmt;
 use std::sync::Arc;
 
 /// Every format there is. `raw` comes last: it is what is left.
-pub const FORMATS: &[&dyn Format] = &[&raw::Raw];
+pub const FORMATS: &[&dyn Format] = &[&qcow2::Qcow2, &raw::Raw];
 
 /// A format of disk images.
 #[async_trait]

@@ -21,6 +21,7 @@ mod pod;
 mod nbd_client;
 mod nbd_server;
 mod powercut;
+mod qcow2;
 mod resume;
 mod rig;
 mod sources;

@@ -60,7 +60,12 @@ pub async fn open(
     };
     let opener = opener.at_snapshot(reading.snapshot.clone());
     let image = format::open(format, storage, &opener).await?;
-    let source = Arc::new(ImageSource::new(Arc::clone(&image), source.identity()));
+    let mut identity = source.identity();
+    if let Some(snapshot) = &reading.snapshot {
+        // To a journal it is another disk than the present state.
+        identity.id.push_str(&format!("@{snapshot}"));
+    }
+    let source = Arc::new(ImageSource::new(Arc::clone(&image), identity));
     let image = Some(image);
     Ok(Opened { source, image })
 }
