@@ -3,6 +3,8 @@
 //! A new file grows as `.NAME.partial` beside its final name, and gets that name only when it is
 //! complete and durable. It is created sparse, so what is never written reads as zeroes.
 
+pub use super::partial::partial_path;
+use super::partial::{Finish, could_not_open, open_locked, real_path, refused, replace_partial};
 use super::zeroing::{Method, Zeroer};
 use super::{Target, Untouched, Zeroing};
 use crate::buffer::Buffer;
@@ -14,8 +16,7 @@ use crate::sys::disk::{Disk, Open};
 use crate::sys::queue::Queue;
 use async_trait::async_trait;
 use bytes::Bytes;
-use rustix::fs::{CWD, FlockOperation, Mode, OFlags, RenameFlags};
-use rustix::io::Errno;
+use rustix::fs::OFlags;
 use std::fs;
 use std::io;
 use std::os::fd::OwnedFd;
@@ -47,14 +48,6 @@ pub struct FileTarget {
     untouched: Untouched,
     zeroer: Zeroer,
     finish: Option<Finish>,
-}
-
-/// How a partial file becomes whole.
-#[derive(Clone, Debug)]
-struct Finish {
-    partial: PathBuf,
-    path: PathBuf,
-    replace: bool,
 }
 
 /// What [`prepare`] opened.
@@ -118,15 +111,6 @@ impl FileTarget {
             error
         }
     }
-}
-
-/// Where the file grows until it is whole.
-#[must_use]
-pub fn partial_path(path: &Path) -> PathBuf {
-    let mut name = std::ffi::OsString::from(".");
-    name.push(path.file_name().unwrap_or_default());
-    name.push(".partial");
-    path.with_file_name(name)
 }
 
 /// Opens what `options` ask for. Blocks.
@@ -202,76 +186,6 @@ fn with_size(fd: OwnedFd, path: &Path, options: FileOptions, size: u64) -> Resul
         .map_err(|error| Error::io(format!("make {} {size} bytes long", path.display()), error))
 }
 
-/// Creates the partial file anew; one that nobody is writing is a leftover.
-fn replace_partial(partial: &Path) -> io::Result<OwnedFd> {
-    match open_locked(partial, OFlags::empty()) {
-        Ok(_locked) => fs::remove_file(partial)?,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-        Err(error) => return Err(error),
-    }
-    open_locked(partial, OFlags::CREATE | OFlags::EXCL)
-}
-
-/// Opens with `more` flags and takes the lock that says that we are writing it.
-fn open_locked(path: &Path, more: OFlags) -> io::Result<OwnedFd> {
-    let flags = OFlags::RDWR | OFlags::CLOEXEC | OFlags::NOFOLLOW | more;
-    let fd = rustix::fs::open(path, flags, Mode::from_raw_mode(0o644))?;
-    match rustix::fs::flock(&fd, FlockOperation::NonBlockingLockExclusive) {
-        Err(Errno::WOULDBLOCK) => Err(io::ErrorKind::ResourceBusy.into()),
-        // A file system without locks: nothing to hold.
-        _ => Ok(fd),
-    }
-}
-
-fn could_not_open(path: &Path, error: io::Error) -> Error {
-    if error.kind() == io::ErrorKind::ResourceBusy {
-        return refused(path, "is being written by another process");
-    }
-    Error::io(format!("create {}", path.display()), error)
-}
-
-fn refused(path: &Path, why: &str) -> Error {
-    Error::new(Kind::Refused, format!("{} {why}", path.display()))
-}
-
-/// `path` without symbolic links; its last part need not exist.
-fn real_path(path: &Path) -> io::Result<PathBuf> {
-    match fs::canonicalize(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            let name = path.file_name().ok_or(io::ErrorKind::InvalidInput)?;
-            Ok(fs::canonicalize(folder_of(path))?.join(name))
-        }
-        other => other,
-    }
-}
-
-fn folder_of(path: &Path) -> &Path {
-    let parent = path.parent().filter(|parent| *parent != Path::new(""));
-    parent.unwrap_or(Path::new("."))
-}
-
-impl Finish {
-    /// Gives the file its name and makes that durable. Blocks.
-    fn run(&self) -> io::Result<()> {
-        if self.replace {
-            fs::rename(&self.partial, &self.path)?;
-        } else {
-            rename_new(&self.partial, &self.path)?;
-        }
-        fs::File::open(folder_of(&self.path))?.sync_all()
-    }
-}
-
-/// Renames, but not over something that appeared in the meantime.
-fn rename_new(from: &Path, to: &Path) -> io::Result<()> {
-    match rustix::fs::renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE) {
-        // A file system that cannot promise it: look, then rename.
-        Err(Errno::INVAL | Errno::NOSYS) if !to.exists() => fs::rename(from, to),
-        Err(Errno::INVAL | Errno::NOSYS) => Err(Errno::EXIST.into()),
-        result => Ok(result?),
-    }
-}
-
 #[async_trait]
 impl Target for FileTarget {
     fn capacity(&self) -> Option<u64> {
@@ -334,15 +248,9 @@ impl Target for FileTarget {
 
     async fn finalize(&self) -> Result<()> {
         self.flush().await?;
-        let Some(finish) = self.finish.clone() else {
-            return Ok(());
-        };
-        let finished = blocking(move || finish.run()).await;
-        finished.map_err(|error| match error.kind() {
-            io::ErrorKind::AlreadyExists => {
-                refused(&self.path, "appeared during the copy").hint("--overwrite to replace it")
-            }
-            _ => Error::io(format!("rename to {}", self.name), error),
-        })
+        match self.finish.clone() {
+            Some(finish) => finish.give_name(&self.name).await,
+            None => Ok(()),
+        }
     }
 }
