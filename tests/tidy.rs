@@ -60,8 +60,8 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("plan", &[]),
     ("vsphere", &[]),
     ("source", &["format", "nbd"]),
+    ("target", &["format", "nbd"]),
     ("format", &[]),
-    ("target", &["nbd"]),
     ("nbd", &[]),
     // The vocabulary, among itself.
     ("address", &["error"]),

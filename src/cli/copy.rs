@@ -1,5 +1,6 @@
 //! `diskferry copy`: one disk, one pass.
 
+use super::making::MakingOptions;
 use super::open::ImageOptions;
 use super::output::Output;
 use super::speed::Speed;
@@ -30,9 +31,8 @@ pub(super) struct Copy {
     #[command(flatten)]
     image: ImageOptions,
 
-    /// Format of the target; only raw so far
-    #[arg(short = 'O', long, value_name = "FORMAT")]
-    target_format: Option<String>,
+    #[command(flatten)]
+    making: MakingOptions,
 
     #[command(flatten)]
     pass: PassOptions,
@@ -125,7 +125,6 @@ struct ZeroOptions {
 impl Copy {
     /// The options as the engine takes them.
     fn options(self, output: &Output) -> Result<CopyOptions> {
-        words::raw_only("target", self.target_format.as_deref())?;
         if self.source == Address::Null {
             return Err(Error::new(Kind::Usage, "null: can only be copied to"));
         }
@@ -140,6 +139,7 @@ impl Copy {
             source: self.source,
             reading: self.image.reading(),
             target: self.target,
+            making: self.making.making()?,
             pass: Pass {
                 changes_since: self.pass.changes_since,
                 is_final: self.pass.is_final,
@@ -199,7 +199,9 @@ mod tests {
     use crate::cli::words::fold_brackets;
     use crate::digest::Algorithm;
     use crate::error::{Kind, Result};
-    use crate::job::options::{Baseline, CopyOptions, JournalPlace};
+    use crate::job::options::{
+        Baseline, Compression, CopyOptions, ImageFormat, JournalPlace, Making,
+    };
     use clap::{Args, Command, FromArgMatches};
     use std::ffi::OsString;
     use std::time::Duration;
@@ -275,13 +277,29 @@ mod tests {
     }
 
     #[test]
+    fn what_an_image_will_be_like_reaches_the_engine() {
+        let found = options("-O qcow2 --compress zstd --cluster-size 4k a b").unwrap();
+        assert_eq!(found.making.format, ImageFormat::Qcow2);
+        assert_eq!(found.making.compression, Some(Compression::Zstd));
+        assert_eq!(found.making.cluster, Some(4096));
+        let found = options("-O qcow2 --preallocation metadata a b").unwrap();
+        assert!(found.making.preallocate);
+        assert_eq!(options("-O raw a b").unwrap().making, Making::default());
+    }
+
+    #[test]
     fn allocated_looks_for_no_zeroes() {
         assert_eq!(options("--allocated a b").unwrap().zeroes.sparse, 0);
     }
 
     #[test]
     fn what_makes_no_sense_is_refused_before_anything_is_opened() {
-        for (text, kind) in [("null: b", Kind::Usage), ("-O vmdk a b", Kind::Unsupported)] {
+        for (text, kind) in [
+            ("null: b", Kind::Usage),
+            ("-O vpc a b", Kind::Unsupported),
+            ("--compress zstd a b", Kind::Usage),
+            ("-O raw --cluster-size 4k a b", Kind::Usage),
+        ] {
             assert_eq!(options(text).unwrap_err().kind(), kind, "{text}");
         }
         for text in [
@@ -293,6 +311,7 @@ mod tests {
             "--request-size 3k a b",
             "--digest md5 a b",
             "--changes-since b0 a b",
+            "-O qcow2 --compress lzma a b",
             "--journal j --no-journal a b",
             "[ nbdkit b",
             "--nonsense a b",

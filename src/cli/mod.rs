@@ -21,6 +21,7 @@ mod demo;
 mod inspect;
 mod inspect_vm;
 mod man;
+mod making;
 mod map;
 mod nbdcopy;
 mod open;

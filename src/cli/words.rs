@@ -2,7 +2,7 @@
 
 use crate::address::{Address, split_words};
 use crate::digest::Algorithm;
-use crate::error::{Error, Kind, Result};
+use crate::error::Result;
 use crate::job::options::Baseline;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use std::ffi::OsString;
@@ -114,25 +114,10 @@ pub(super) fn baseline(word: &str) -> Result<Baseline, String> {
     }
 }
 
-/// Refuses an image format other than `raw`, which is the only one so far.
-pub(super) fn raw_only(what: &str, format: Option<&str>) -> Result<()> {
-    match format {
-        None | Some("raw") => Ok(()),
-        Some(other) => Err(
-            Error::new(Kind::Unsupported, format!("the {what} format {other:?}"))
-                .because("only raw is supported")
-                .hint(format!(
-                    "let qemu-nbd read or write it: [ qemu-nbd -f {other} FILE ]"
-                )),
-        ),
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use super::{address, baseline, count, fold_brackets, raw_only, request_size, size, sparse};
+    use super::{address, baseline, count, fold_brackets, request_size, size, sparse};
     use crate::address::Address;
-    use crate::error::Kind;
     use crate::job::options::Baseline;
     use std::ffi::OsString;
 
@@ -220,18 +205,5 @@ mod tests {
         for word in ["b0", "nbd-bitmap:", "cbt:x"] {
             assert!(baseline(word).is_err(), "{word}");
         }
-    }
-
-    #[test]
-    fn a_format_that_is_not_built_is_refused_with_a_way_out() {
-        assert!(raw_only("source", Some("raw")).is_ok());
-        assert!(raw_only("source", None).is_ok());
-        let error = raw_only("source", Some("qcow2")).unwrap_err();
-        assert_eq!(error.kind(), Kind::Unsupported);
-        assert!(
-            error.line().contains("qemu-nbd -f qcow2"),
-            "{}",
-            error.line()
-        );
     }
 }

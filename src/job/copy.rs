@@ -293,7 +293,7 @@ impl Job<'_> {
     async fn copy(&self, done: Done, ledger: Option<&mut JobLedger>) -> Result<()> {
         let shape = Shape {
             size: self.size(),
-            grain: BLOCK,
+            grain: self.grain(),
             window: WINDOW,
             coalesce: COALESCE,
         };
@@ -324,8 +324,12 @@ impl Job<'_> {
             counters: self.context.counters.clone(),
             requests: self.options.tuning.requests,
             request_size: request_size(&self.options.tuning, &*self.target),
-            grain: BLOCK,
-            sparse: zeroes.sparse,
+            grain: self.grain(),
+            // What is not a whole unit of the target cannot be left out by itself.
+            sparse: match zeroes.sparse {
+                0 => 0,
+                sparse => sparse.max(self.target.limits().align),
+            },
             zeroing: if zeroes.allocated {
                 Zeroing::Allocate
             } else {
@@ -337,6 +341,11 @@ impl Job<'_> {
             rate: self.options.tuning.rate,
             done,
         }
+    }
+
+    /// Requests begin on digest blocks, and on units of the target.
+    fn grain(&self) -> u64 {
+        BLOCK.max(self.target.limits().align.into())
     }
 
     async fn prove(&self, manifest: &Manifest) -> Result<()> {

@@ -1,6 +1,6 @@
 //! Addresses to open endpoints.
 
-use super::options::{Baseline, CopyOptions, Reading, Tuning};
+use super::options::{Baseline, CopyOptions, ImageFormat, Making, Reading, Tuning};
 use crate::address::Address;
 use crate::changes::Tracker;
 use crate::changes::nbd_bitmap::{self, NbdBitmap};
@@ -22,6 +22,7 @@ use crate::target::file::{FileOptions, FileTarget};
 use crate::target::nbd::NbdTarget;
 use crate::target::null::NullTarget;
 use crate::target::preflight::Intent;
+use crate::target::qcow2::{Qcow2Options, Qcow2Target};
 use crate::target::stdout::StreamTarget;
 use serde_json::Value;
 use std::fs::{self, File, FileType, OpenOptions};
@@ -279,6 +280,8 @@ pub(super) struct How {
     pub(super) whole: bool,
     /// What an earlier run measured.
     pub(super) probe: Option<Value>,
+    /// What it will be like.
+    pub(super) making: Making,
 }
 
 /// Opens the disk that is written, after every check of it has passed.
@@ -291,6 +294,9 @@ pub(super) async fn target(
     how: &How,
     counters: &Counters,
 ) -> Result<Arc<dyn Target>> {
+    if how.making.format == ImageFormat::Qcow2 {
+        return image_target(address, how).await;
+    }
     let endpoint = match address {
         Address::Path(path) => return path_target(path, how).await,
         Address::Stdio => return Ok(Arc::new(StreamTarget::stdout()?)),
@@ -313,6 +319,26 @@ pub(super) async fn target(
         }
         _ => Ok(Arc::new(target)),
     }
+}
+
+/// A new image, which only a regular file can be.
+async fn image_target(address: &Address, how: &How) -> Result<Arc<dyn Target>> {
+    let path = match address {
+        Address::Path(path) if !fs::metadata(path).is_ok_and(|found| !found.is_file()) => path,
+        _ => {
+            let what = format!("{address} is no regular file, and images are written to those");
+            return Err(Error::new(Kind::Unsupported, what));
+        }
+    };
+    let usual = Qcow2Options::default();
+    let options = Qcow2Options {
+        size: how.size.unwrap_or(0),
+        overwrite: how.overwrite,
+        cluster: how.making.cluster.unwrap_or(usual.cluster),
+        compression: how.making.compression,
+        preallocate: how.making.preallocate,
+    };
+    Ok(Arc::new(Qcow2Target::create(path, options).await?))
 }
 
 async fn path_target(path: &Path, how: &How) -> Result<Arc<dyn Target>> {

@@ -4,6 +4,7 @@ use crate::address::Address;
 pub use crate::changes::Baseline;
 use crate::digest::Algorithm;
 pub use crate::source::image::Reading;
+pub use crate::target::qcow2::Compression;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -16,6 +17,8 @@ pub struct CopyOptions {
     pub reading: Reading,
     /// Where it goes.
     pub target: Address,
+    /// What the target will be like, if it is an image.
+    pub making: Making,
     /// Which part of the disk, and what it proves.
     pub pass: Pass,
     /// Where the record of what is done lives.
@@ -34,6 +37,29 @@ pub struct CopyOptions {
     pub tuning: Tuning,
     /// Zeroes: what is detected, what is assumed.
     pub zeroes: Zeroes,
+}
+
+/// What a target will be like.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Making {
+    /// Its format.
+    pub format: ImageFormat,
+    /// How its clusters are compressed.
+    pub compression: Option<Compression>,
+    /// Bytes of a cluster, if not what is usual.
+    pub cluster: Option<u64>,
+    /// Give every cluster its place from the start.
+    pub preallocate: bool,
+}
+
+/// Formats that are written.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum ImageFormat {
+    /// The bytes of the disk.
+    #[default]
+    Raw,
+    /// A new qcow2 image.
+    Qcow2,
 }
 
 /// Which pass over the disk this is.

@@ -4,11 +4,11 @@ use super::context::Context;
 use super::copy::{Job, Outcome};
 use super::decide::{Start, Wanted, decide};
 use super::open::{self, How, Opened};
-use super::options::CopyOptions;
+use super::options::{CopyOptions, ImageFormat, JournalPlace};
 use super::place::journal_path;
 use crate::buffer::Budget;
 use crate::endpoint::Identity;
-use crate::error::Result;
+use crate::error::{Error, Kind, Result};
 use crate::journal::{History, Journal};
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
@@ -23,13 +23,19 @@ pub(super) async fn attempt(
     restart: bool,
 ) -> Result<Outcome> {
     let began = Instant::now();
+    check_image_target(options)?;
     if let Some(stream) = open::stream(&options.source)? {
         open::only_raw(&options.source, &options.reading)?;
         return super::stream::run(stream, options, context).await;
     }
     let opened = open::source(options, &context.counters).await?;
     let found = open::find_target(&options.target, opened.source.size())?;
-    let path = journal_path(&options.journal, &found.identity, found.beside.as_deref())?;
+    // An image gets its header last: one that was cut short cannot be continued.
+    let place = match options.making.format {
+        ImageFormat::Raw => &options.journal,
+        ImageFormat::Qcow2 => &JournalPlace::None,
+    };
+    let path = journal_path(place, &found.identity, found.beside.as_deref())?;
     let journal = path.map(|path| Journal::open(&path)).transpose()?;
     // What an earlier run did is forgotten only once every check has passed.
     let nothing = History::default();
@@ -46,6 +52,7 @@ pub(super) async fn attempt(
         // A delta stands on a whole disk; without a journal the user says so.
         whole: number > 1 || matches!(start, Start::Finished | Start::Next { .. }),
         probe: history.probe.clone(),
+        making: options.making.clone(),
     };
     let target = open::target(&options.target, &options.tuning, &how, &context.counters).await?;
     let builds_on_complete_pass = history.last.as_ref().is_some_and(|pass| pass.complete);
@@ -65,6 +72,22 @@ pub(super) async fn attempt(
         began,
     };
     job.run().await
+}
+
+/// Refuses what cannot be done with a target that is made as an image.
+fn check_image_target(options: &CopyOptions) -> Result<()> {
+    if options.making.format == ImageFormat::Raw {
+        return Ok(());
+    }
+    if options.pass.changes_since.is_some() {
+        let what = "a delta cannot be written into an image that is there";
+        return Err(Error::new(Kind::Unsupported, what).hint("deltas go onto a raw disk"));
+    }
+    if open::stream(&options.source)?.is_some() {
+        let what = format!("{} has no size, and an image needs one", options.source);
+        return Err(Error::new(Kind::Unsupported, what).hint("copy it into a raw file first"));
+    }
+    Ok(())
 }
 
 /// How this pass starts, by the journal or without one.

@@ -3,8 +3,10 @@
 //! ```text
 //!  block.rs   a block device, past the page cache   probe.rs   what really zeroes it
 //!  file.rs    a regular file, whole or not there    nbd.rs     an NBD export
+//!  qcow2/     a qcow2 image, whole or not there
 //!  stdout.rs  a stream, written in order            null.rs    nowhere
 //!
+//!  partial.rs     files that get their name when they are whole
 //!  zeroing.rs     ways to zero a range              preflight.rs  may it be written? (pure)
 //!  signature.rs   what is on a disk already (pure)    export.rs     a Target served over NBD
 //! ```
@@ -15,7 +17,9 @@ pub mod file;
 pub mod nbd;
 pub mod null;
 pub mod preflight;
+mod partial;
 pub mod probe;
+pub mod qcow2;
 pub mod signature;
 pub mod stdout;
 pub mod zeroing;

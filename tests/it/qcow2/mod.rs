@@ -2,11 +2,13 @@
 //!
 //! ```text
 //!  read.rs     whatever qemu can make reads as qemu reads it
+//!  write.rs    images that we make are sound by qemu
 //!  hostile.rs  cut off, damaged, marked, circular: an error, soon, and never zeroes
 //! ```
 
 mod hostile;
 mod read;
+mod write;
 
 use crate::rig::{Room, assert_same_bytes, run};
 use std::fs;
