@@ -13,6 +13,33 @@ pub enum Layer {
     Below,
 }
 
+impl Layer {
+    /// Whether `next`, `bytes` after the start of this, only continues it.
+    fn continues(&self, bytes: u64, next: &Self) -> bool {
+        match (self, next) {
+            (Self::Below, Self::Below) => true,
+            (Self::Here(to), Self::Here(next)) => to.continues(bytes, next),
+            _ => false,
+        }
+    }
+}
+
+/// Appends what one layer knows of `range`, merging it with the last part if it only continues
+/// that.
+pub fn push_layer(list: &mut Vec<(ByteRange, Layer)>, range: ByteRange, layer: Layer) {
+    if range.is_empty() {
+        return;
+    }
+    if let Some((last, known)) = list.last_mut()
+        && last.end == range.start
+        && known.continues(last.len(), &layer)
+    {
+        last.end = range.end;
+        return;
+    }
+    list.push((range, layer));
+}
+
 /// Puts `parts`, which touch each other in order, over the image `below`.
 ///
 /// Past the end of the image below, and without one, what was never written is zero. The answer

@@ -87,7 +87,7 @@ impl To {
     }
 
     /// Whether `next`, `bytes` after the start of this, only continues it.
-    fn continues(&self, bytes: u64, next: &Self) -> bool {
+    pub(super) fn continues(&self, bytes: u64, next: &Self) -> bool {
         match (self, next) {
             (Self::Zero, Self::Zero) => true,
             (

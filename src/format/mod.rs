@@ -36,8 +36,9 @@ pub mod qcow2;
 pub mod raw;
 mod refs;
 mod storage;
+pub mod vmdk;
 
-pub use chain::{Layer, over};
+pub use chain::{Layer, over, push_layer};
 pub use facts::Facts;
 pub use image::{Image, Mapped, PARTS_MAX, To, push_mapped};
 pub use opener::{Files, Opener, Referenced};
@@ -53,7 +54,7 @@ use std::fmt;
 use std::sync::Arc;
 
 /// Every format there is. `raw` comes last: it is what is left.
-pub const FORMATS: &[&dyn Format] = &[&qcow2::Qcow2, &raw::Raw];
+pub const FORMATS: &[&dyn Format] = &[&qcow2::Qcow2, &vmdk::Vmdk, &raw::Raw];
 
 /// A format of disk images.
 #[async_trait]

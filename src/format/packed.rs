@@ -23,6 +23,8 @@ pub enum Codec {
     Grain {
         /// The guest sector that the marker must name.
         sector: u64,
+        /// Bytes that must come out: the last grain of a disk may end early.
+        least: u32,
     },
 }
 
@@ -51,10 +53,10 @@ impl Codec {
     /// `Corrupt`: what is packed is damaged, or unpacks to another length.
     pub fn unpack(self, packed: &[u8], out: &mut [u8]) -> Result<()> {
         match self {
-            Self::Deflate => inflate(packed, out, false),
-            Self::Zlib => inflate(packed, out, true),
+            Self::Deflate => exactly(inflate(packed, out, false)?, out.len()),
+            Self::Zlib => exactly(inflate(packed, out, true)?, out.len()),
             Self::Zstd => zstd(packed, out),
-            Self::Grain { sector } => grain(packed, sector, out),
+            Self::Grain { sector, least } => grain(packed, sector, least, out),
         }
     }
 }
@@ -69,8 +71,8 @@ thread_local! {
     static ZSTD: RefCell<DCtx<'static>> = RefCell::new(DCtx::create());
 }
 
-fn inflate(packed: &[u8], out: &mut [u8], zlib: bool) -> Result<()> {
-    let wanted = out.len();
+/// Bytes that came out.
+fn inflate(packed: &[u8], out: &mut [u8], zlib: bool) -> Result<usize> {
     let done = INFLATE.with_borrow_mut(|decompressor| {
         if zlib {
             decompressor.zlib_decompress(packed, out)
@@ -78,7 +80,7 @@ fn inflate(packed: &[u8], out: &mut [u8], zlib: bool) -> Result<()> {
             decompressor.deflate_decompress(packed, out)
         }
     });
-    exactly(done.map_err(corrupt)?, wanted)
+    done.map_err(corrupt)
 }
 
 fn zstd(packed: &[u8], out: &mut [u8]) -> Result<()> {
@@ -103,7 +105,7 @@ fn zstd(packed: &[u8], out: &mut [u8]) -> Result<()> {
     exactly(done, wanted)
 }
 
-fn grain(packed: &[u8], sector: u64, out: &mut [u8]) -> Result<()> {
+fn grain(packed: &[u8], sector: u64, least: u32, out: &mut [u8]) -> Result<()> {
     let short = || corrupt("a grain is cut off");
     let (marker, data) = packed.split_at_checked(GRAIN_MARKER).ok_or_else(short)?;
     let (lba, size) = marker.split_at_checked(8).ok_or_else(short)?;
@@ -118,7 +120,11 @@ fn grain(packed: &[u8], sector: u64, out: &mut [u8]) -> Result<()> {
         let room = data.len();
         corrupt(format!("a grain of {size} bytes has room for {room} only"))
     })?;
-    inflate(data, out, true)
+    let done = inflate(data, out, true)?;
+    match usize::try_from(least) {
+        Ok(least) if done >= least => Ok(()),
+        _ => exactly(done, out.len()),
+    }
 }
 
 fn exactly(done: usize, wanted: usize) -> Result<()> {
@@ -134,6 +140,11 @@ mod tests {
     use super::Codec;
     use crate::error::Kind;
     use libdeflater::{CompressionLvl, Compressor};
+
+    const GRAIN: Codec = Codec::Grain {
+        sector: 7,
+        least: 4096,
+    };
 
     fn text() -> Vec<u8> {
         b"grain after grain "
@@ -180,7 +191,7 @@ mod tests {
             (Codec::Zlib, zlib(&text)),
             (Codec::Zstd, zstd(&text)),
             (Codec::Zstd, two_frames),
-            (Codec::Grain { sector: 7 }, marked(7, &zlib(&text))),
+            (GRAIN, marked(7, &zlib(&text))),
         ]
     }
 
@@ -199,8 +210,9 @@ mod tests {
         for (codec, packed) in each() {
             for len in [4095, 4097] {
                 let found = codec.unpack(&packed, &mut vec![0; len]);
-                // A zstd stream is read as far as it is wanted, as QEMU does.
-                if codec != Codec::Zstd || len > 4096 {
+                // A zstd stream is read as far as it is wanted, as QEMU does; a grain is at least as
+                // long as it must be.
+                if (codec != Codec::Zstd || len > 4096) && (codec != GRAIN || len < 4096) {
                     assert_eq!(found.unwrap_err().kind(), Kind::Corrupt, "{codec:?} {len}");
                 }
             }
@@ -214,9 +226,19 @@ mod tests {
     }
 
     #[test]
+    fn the_last_grain_may_end_early_but_not_before_the_disk_does() {
+        let packed = marked(7, &zlib(&text()[..1024]));
+        let unpack = |least| {
+            let grain = Codec::Grain { sector: 7, least };
+            grain.unpack(&packed, &mut [0; 4096]).is_ok()
+        };
+        assert!(unpack(512) && unpack(1024) && !unpack(1025));
+    }
+
+    #[test]
     fn a_grain_of_another_place_is_corrupt() {
         let packed = marked(8, &zlib(&text()));
-        let found = Codec::Grain { sector: 7 }.unpack(&packed, &mut vec![0; 4096]);
+        let found = GRAIN.unpack(&packed, &mut vec![0; 4096]);
         assert!(found.unwrap_err().line().contains("marked 0x8"));
     }
 }

@@ -5,6 +5,8 @@
 //!  memory.rs       MemSource, MemTarget: sound endpoints that record calls
 //!  fault.rs        FaultySource, FaultyTarget: any endpoint, with faults on chosen calls
 //!  image.rs        what the contract of Image says; images in memory
+//!  vdi.rs vhd.rs vhdx.rs  images made by hand
+//!  vmdk.rs         VMDK extents made by hand
 //!  conformance.rs  what the contracts of Source and Target say, tried on any endpoint
 //! ```
 //!
@@ -14,6 +16,7 @@ pub mod conformance;
 pub mod fault;
 pub mod image;
 pub mod memory;
+pub mod vmdk;
 mod store;
 
 pub use conformance::{check_source, check_target};

@@ -15,6 +15,7 @@ mod engine;
 mod delta;
 mod demo;
 mod faults;
+mod formats;
 mod issued;
 mod nvme;
 mod pod;
