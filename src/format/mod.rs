@@ -36,6 +36,7 @@ pub mod qcow2;
 pub mod raw;
 mod refs;
 mod storage;
+pub mod vhd;
 pub mod vmdk;
 
 pub use chain::{Layer, over, push_layer};
@@ -54,7 +55,7 @@ use std::fmt;
 use std::sync::Arc;
 
 /// Every format there is. `raw` comes last: it is what is left.
-pub const FORMATS: &[&dyn Format] = &[&qcow2::Qcow2, &vmdk::Vmdk, &raw::Raw];
+pub const FORMATS: &[&dyn Format] = &[&qcow2::Qcow2, &vmdk::Vmdk, &vhd::Vhd, &raw::Raw];
 
 /// A format of disk images.
 #[async_trait]

@@ -5,6 +5,7 @@
 
 mod corpus;
 mod policy;
+mod vhd;
 mod vmdk;
 
 use crate::rig::{Outcome, Rng, Room, assert_same_bytes, run};
