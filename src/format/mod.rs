@@ -37,6 +37,7 @@ pub mod raw;
 mod refs;
 mod storage;
 pub mod vhd;
+pub mod vhdx;
 pub mod vmdk;
 
 pub use chain::{Layer, over, push_layer};
@@ -55,7 +56,7 @@ use std::fmt;
 use std::sync::Arc;
 
 /// Every format there is. `raw` comes last: it is what is left.
-pub const FORMATS: &[&dyn Format] = &[&qcow2::Qcow2, &vmdk::Vmdk, &vhd::Vhd, &raw::Raw];
+pub const FORMATS: &[&dyn Format] = &[&qcow2::Qcow2, &vmdk::Vmdk, &vhdx::Vhdx, &vhd::Vhd, &raw::Raw];
 
 /// A format of disk images.
 #[async_trait]

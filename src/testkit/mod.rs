@@ -17,6 +17,7 @@ pub mod fault;
 pub mod image;
 pub mod memory;
 pub mod vhd;
+pub mod vhdx;
 pub mod vmdk;
 mod store;
 

@@ -6,6 +6,7 @@
 mod corpus;
 mod policy;
 mod vhd;
+mod vhdx;
 mod vmdk;
 
 use crate::rig::{Outcome, Rng, Room, assert_same_bytes, run};
