@@ -36,6 +36,7 @@ pub mod qcow2;
 pub mod raw;
 mod refs;
 mod storage;
+pub mod vdi;
 pub mod vhd;
 pub mod vhdx;
 pub mod vmdk;
@@ -56,7 +57,14 @@ use std::fmt;
 use std::sync::Arc;
 
 /// Every format there is. `raw` comes last: it is what is left.
-pub const FORMATS: &[&dyn Format] = &[&qcow2::Qcow2, &vmdk::Vmdk, &vhdx::Vhdx, &vhd::Vhd, &raw::Raw];
+pub const FORMATS: &[&dyn Format] = &[
+    &qcow2::Qcow2,
+    &vmdk::Vmdk,
+    &vhdx::Vhdx,
+    &vhd::Vhd,
+    &vdi::Vdi,
+    &raw::Raw,
+];
 
 /// A format of disk images.
 #[async_trait]

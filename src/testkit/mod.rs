@@ -16,6 +16,7 @@ pub mod conformance;
 pub mod fault;
 pub mod image;
 pub mod memory;
+pub mod vdi;
 pub mod vhd;
 pub mod vhdx;
 pub mod vmdk;

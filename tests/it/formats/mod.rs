@@ -5,6 +5,7 @@
 
 mod corpus;
 mod policy;
+mod vdi;
 mod vhd;
 mod vhdx;
 mod vmdk;
