@@ -2,9 +2,9 @@
 
 use crate::changes::Tracker;
 use crate::error::{Error, Kind, Result};
-use crate::extent::{ByteRange, RangeSet};
+use crate::extent::{ByteRange, Extent, RangeSet};
 use crate::pipeline::Planned;
-use crate::plan::{Shape, steps, windows};
+use crate::plan::{Shape, steps, windows, worth_asking};
 use crate::source::{Source, all_extents};
 use futures_util::stream::{self, Stream, StreamExt};
 use std::sync::Arc;
@@ -40,18 +40,23 @@ impl Feed {
 
     async fn plan(&self, window: ByteRange) -> Result<Planned> {
         let todo = self.todo(window).await?;
-        let extents = match (todo.first(), todo.last()) {
-            (Some(first), Some(last)) if self.ask_extents => {
-                let asked = ByteRange::new(first.start, last.end);
-                let asked = asked.align_out(self.shape.grain, self.shape.size);
-                all_extents(&*self.source, asked).await?
-            }
-            _ => Vec::new(),
-        };
+        let extents = self.extents(&todo).await?;
         Ok(Planned {
             window,
             steps: steps(self.shape, window, &todo, &extents),
         })
+    }
+
+    /// What the source says is zero, where asking pays.
+    async fn extents(&self, todo: &[ByteRange]) -> Result<Vec<Extent>> {
+        let mut found = Vec::new();
+        if self.ask_extents {
+            for part in worth_asking(todo) {
+                let part = part.align_out(self.shape.grain, self.shape.size);
+                found.extend(all_extents(&*self.source, part).await?);
+            }
+        }
+        Ok(found)
     }
 
     /// What of the window must be dealt with: what changed, without what is done.

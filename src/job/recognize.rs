@@ -4,7 +4,7 @@
 //! have the digest that the manifest remembers. That finds the wrong disk, the wrong snapshot and
 //! a baseline that is not the one of the last pass, before anything is written.
 
-use crate::buffer::Budget;
+use crate::buffer::{Budget, Buffer};
 use crate::changes::Tracker;
 use crate::digest::{BLOCK, Digest};
 use crate::error::{Error, Kind, Result};
@@ -12,6 +12,9 @@ use crate::extent::ByteRange;
 use crate::journal::Manifest;
 use crate::source::Source;
 use crate::target::Target;
+use futures_util::future::ready;
+use futures_util::stream::{self, StreamExt, TryStreamExt};
+use std::pin::pin;
 use std::sync::Arc;
 
 /// Places that are looked at for a block with content.
@@ -30,32 +33,22 @@ pub(super) async fn recognize(
     manifest: &Manifest,
     budget: &Budget,
 ) -> Result<()> {
-    let mut compared = 0;
-    for place in places(source.size()) {
-        let digest = manifest
-            .digests(place)?
-            .first()
-            .copied()
-            .unwrap_or(Digest::ZERO);
-        if digest == Digest::ZERO || !unchanged(tracker, place).await? {
-            continue;
+    let compare = async |(place, digest): (ByteRange, Digest)| {
+        if !unchanged(tracker, place).await? {
+            return Ok(false);
         }
-        let buffer = budget.take(usize::try_from(place.len()).unwrap_or(0)).await;
-        let data = source.read(place.start, buffer).await?;
-        if manifest.algorithm().digest(&data) != digest {
-            return Err(Error::new(
-                Kind::Refused,
-                "the source differs from what was copied where its bitmap says unchanged",
-            )
+        let data = source
+            .read(place.start, buffer_for(budget, place).await)
+            .await?;
+        if manifest.algorithm().digest(&data) == digest {
+            return Ok(true);
+        }
+        let what = "the source differs from what was copied where its bitmap says unchanged";
+        Err(Error::new(Kind::Refused, what)
             .at(place.start)
-            .hint("is this the same disk, and was the bitmap started before the last pass?"));
-        }
-        compared += 1;
-        if compared >= SAMPLES {
-            break;
-        }
-    }
-    Ok(())
+            .hint("is this the same disk, and was the bitmap started before the last pass?"))
+    };
+    sample(remembered(manifest, source.size())?, compare).await
 }
 
 /// Compares some blocks of the target with what the manifest says it holds.
@@ -71,30 +64,47 @@ pub(super) async fn recognize_target(
     if !target.can_read_back() {
         return Ok(());
     }
-    let mut compared = 0;
+    let compare = async |(place, digest): (ByteRange, Digest)| {
+        let data = target
+            .read_back(place.start, buffer_for(budget, place).await)
+            .await?;
+        if manifest.algorithm().digest(&data) == digest {
+            return Ok(true);
+        }
+        let what = "the target does not hold what was copied to it";
+        Err(Error::new(Kind::Refused, what)
+            .at(place.start)
+            .hint("is this the same disk? to copy anew, add --restart"))
+    };
+    sample(remembered(manifest, size)?, compare).await
+}
+
+/// Compares places, many at once, until enough of them could be.
+async fn sample<C, F>(places: Vec<(ByteRange, Digest)>, compare: C) -> Result<()>
+where
+    C: Fn((ByteRange, Digest)) -> F,
+    F: Future<Output = Result<bool>>,
+{
+    let compared = stream::iter(places.into_iter().map(compare)).buffered(SAMPLES);
+    let mut enough = pin!(compared.try_filter(|&was| ready(was)).take(SAMPLES));
+    while enough.try_next().await?.is_some() {}
+    Ok(())
+}
+
+/// Places whose content the manifest remembers, and its digest.
+fn remembered(manifest: &Manifest, size: u64) -> Result<Vec<(ByteRange, Digest)>> {
+    let mut found = Vec::new();
     for place in places(size) {
-        let digest = manifest
-            .digests(place)?
-            .first()
-            .copied()
-            .unwrap_or(Digest::ZERO);
-        if digest == Digest::ZERO {
-            continue;
-        }
-        let buffer = budget.take(usize::try_from(place.len()).unwrap_or(0)).await;
-        let data = target.read_back(place.start, buffer).await?;
-        if manifest.algorithm().digest(&data) != digest {
-            let what = "the target does not hold what was copied to it";
-            return Err(Error::new(Kind::Refused, what)
-                .at(place.start)
-                .hint("is this the same disk? to copy anew, add --restart"));
-        }
-        compared += 1;
-        if compared >= SAMPLES {
-            break;
+        match manifest.digests(place)?.first() {
+            Some(&digest) if digest != Digest::ZERO => found.push((place, digest)),
+            _ => {}
         }
     }
-    Ok(())
+    Ok(found)
+}
+
+async fn buffer_for(budget: &Budget, place: ByteRange) -> Buffer {
+    budget.take(usize::try_from(place.len()).unwrap_or(0)).await
 }
 
 /// Whole blocks spread evenly over the disk.

@@ -61,8 +61,8 @@ pub(super) async fn run(shared: Arc<Shared>, step: Step, delay: Duration) -> Res
 impl Shared {
     async fn copy(&self, range: ByteRange) -> Result<Vec<Digest>> {
         let data = self.read(range).await?;
+        let digests = self.digests(&data).await;
         let began = Instant::now();
-        let digests = self.digests(&data);
         let parts = pieces(&data, self.sparse);
         Counters::spent(&self.counters.compute, began.elapsed());
         for piece in parts {
@@ -95,14 +95,21 @@ impl Shared {
         Ok(buffer.freeze())
     }
 
-    fn digests(&self, data: &[u8]) -> Vec<Digest> {
+    async fn digests(&self, data: &[u8]) -> Vec<Digest> {
         let Some(algorithm) = self.digest else {
             return Vec::new();
         };
         let block = usize::try_from(BLOCK).unwrap_or(usize::MAX);
-        data.chunks(block)
-            .map(|block| algorithm.digest(block))
-            .collect()
+        let mut digests = Vec::with_capacity(data.len().div_ceil(block));
+        // In parts, so that the socket is emptied between them and the server need not wait: 1 MiB
+        // takes as long to digest as a socket takes to fill.
+        for part in data.chunks(block.saturating_mul(4)) {
+            let began = Instant::now();
+            digests.extend(part.chunks(block).map(|block| algorithm.digest(block)));
+            Counters::spent(&self.counters.compute, began.elapsed());
+            tokio::task::yield_now().await;
+        }
+        digests
     }
 
     async fn write(&self, start: u64, data: &Bytes, part: std::ops::Range<usize>) -> Result<()> {

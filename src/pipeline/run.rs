@@ -28,8 +28,8 @@ const GRACE: Duration = Duration::from_millis(400);
 /// of the cache: measured on a loop device, 32 MiB in flight took the time of 8 and more CPU.
 const ENOUGH_BYTES: u64 = 8 << 20;
 
-/// Requests that may be in flight however long they are: with the longest, 32 MiB.
-const ENOUGH_REQUESTS: usize = 16;
+/// Requests that may be in flight however long they are.
+const ENOUGH_REQUESTS: usize = 4;
 
 /// Steps that wait to be cut and sent while more are planned: planning runs ahead of copying.
 const LOOKAHEAD: usize = 64;

@@ -3,13 +3,16 @@
 //! ```text
 //!  window.rs     cuts a disk into windows, so that no whole-disk list ever exists
 //!  steps.rs      one window: what is known of it → the ordered work in it
+//!  ask.rs        where to ask the source what is zero
 //!  frontier.rs   which steps are out, and up to where everything is done
 //! ```
 
+mod ask;
 mod frontier;
 mod steps;
 mod window;
 
+pub use ask::worth_asking;
 pub use frontier::{Done, Frontier};
 pub use steps::{Step, steps};
 pub use window::windows;

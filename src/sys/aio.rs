@@ -223,9 +223,12 @@ impl Drop for Aio {
 /// Fetches completions whenever the kernel tells of some.
 async fn reap(aio: Weak<Aio>, event: AsyncFd<OwnedFd>) {
     while let Ok(mut ready) = event.readable().await {
+        // One read takes it to zero, and what ends after that makes it readable anew: a second
+        // read, to be told that there is nothing, would be a system call for each completion.
         let mut count = [0; 8];
-        if rustix::io::read(event.get_ref().as_fd(), &mut count).is_err() {
-            ready.clear_ready();
+        let taken = rustix::io::read(event.get_ref().as_fd(), &mut count);
+        ready.clear_ready();
+        if taken.is_err() {
             continue;
         }
         match aio.upgrade() {
