@@ -9,7 +9,7 @@ use clap::{Args, ValueEnum};
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Target image")]
 pub(super) struct MakingOptions {
-    /// Format of the target: raw, or qcow2 for a new file
+    /// Format of the target: raw, or for a new file qcow2 or vmdk (stream-optimized)
     #[arg(short = 'O', long, value_name = "FORMAT")]
     target_format: Option<String>,
 
@@ -46,11 +46,14 @@ impl MakingOptions {
         let format = match self.target_format.as_deref() {
             None | Some("raw") => ImageFormat::Raw,
             Some("qcow2") => ImageFormat::Qcow2,
+            Some("vmdk") => ImageFormat::Vmdk,
             Some(other) => {
                 let what = format!("the target format {other:?}");
                 let error = Error::new(Kind::Unsupported, what);
                 let hint = format!("let qemu-nbd write it: [ qemu-nbd -f {other} FILE ]");
-                return Err(error.because("only raw and qcow2 are written").hint(hint));
+                return Err(error
+                    .because("only raw, qcow2 and vmdk are written")
+                    .hint(hint));
             }
         };
         let making = Making {
@@ -66,8 +69,8 @@ impl MakingOptions {
             format,
             ..Making::default()
         };
-        if format == ImageFormat::Raw && making != plain {
-            let what = "--compress, --cluster-size and --preallocation are for images";
+        if format != ImageFormat::Qcow2 && making != plain {
+            let what = "--compress, --cluster-size and --preallocation are for qcow2";
             return Err(Error::new(Kind::Usage, what).hint("add -O qcow2"));
         }
         Ok(making)

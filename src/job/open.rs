@@ -24,6 +24,7 @@ use crate::target::null::NullTarget;
 use crate::target::preflight::Intent;
 use crate::target::qcow2::{Qcow2Options, Qcow2Target};
 use crate::target::stdout::StreamTarget;
+use crate::target::vmdk::{VmdkOptions, VmdkTarget};
 use serde_json::Value;
 use std::fs::{self, File, FileType, OpenOptions};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
@@ -294,7 +295,7 @@ pub(super) async fn target(
     how: &How,
     counters: &Counters,
 ) -> Result<Arc<dyn Target>> {
-    if how.making.format == ImageFormat::Qcow2 {
+    if how.making.format != ImageFormat::Raw {
         return image_target(address, how).await;
     }
     let endpoint = match address {
@@ -330,10 +331,15 @@ async fn image_target(address: &Address, how: &How) -> Result<Arc<dyn Target>> {
             return Err(Error::new(Kind::Unsupported, what));
         }
     };
+    let (size, overwrite) = (how.size.unwrap_or(0), how.overwrite);
+    if how.making.format == ImageFormat::Vmdk {
+        let options = VmdkOptions { size, overwrite };
+        return Ok(Arc::new(VmdkTarget::create(path, options).await?));
+    }
     let usual = Qcow2Options::default();
     let options = Qcow2Options {
-        size: how.size.unwrap_or(0),
-        overwrite: how.overwrite,
+        size,
+        overwrite,
         cluster: how.making.cluster.unwrap_or(usual.cluster),
         compression: how.making.compression,
         preallocate: how.making.preallocate,

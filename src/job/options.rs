@@ -60,6 +60,8 @@ pub enum ImageFormat {
     Raw,
     /// A new qcow2 image.
     Qcow2,
+    /// A new stream-optimized VMDK.
+    Vmdk,
 }
 
 /// Which pass over the disk this is.

@@ -3,10 +3,11 @@
 //! ```text
 //!  block.rs   a block device, past the page cache   probe.rs   what really zeroes it
 //!  file.rs    a regular file, whole or not there    nbd.rs     an NBD export
-//!  qcow2/     a qcow2 image, whole or not there
+//!  qcow2/     a qcow2 image, whole or not there     vmdk/     a stream-optimized VMDK
 //!  stdout.rs  a stream, written in order            null.rs    nowhere
 //!
 //!  partial.rs     files that get their name when they are whole
+//!  turn.rs        writes in the order of the disk
 //!  zeroing.rs     ways to zero a range              preflight.rs  may it be written? (pure)
 //!  signature.rs   what is on a disk already (pure)    export.rs     a Target served over NBD
 //! ```
@@ -22,6 +23,8 @@ pub mod probe;
 pub mod qcow2;
 pub mod signature;
 pub mod stdout;
+mod turn;
+pub mod vmdk;
 pub mod zeroing;
 
 use crate::buffer::Buffer;

@@ -1,8 +1,6 @@
 //! A stream as target: written in order, whatever order the writes come in.
-//!
-//! A write that is not next waits. So whoever writes must have the next bytes under way: a
-//! pipeline that starts requests in order does, however they finish.
 
+use super::turn::{Turn, Turns};
 use super::{Target, Zeroing};
 use crate::buffer::Buffer;
 use crate::endpoint::{Identity, Limits};
@@ -16,7 +14,6 @@ use rustix::io::Errno;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use tokio::sync::watch;
 
 /// Bytes of zeroes that one write takes.
 const PIECE: u64 = 256 << 10;
@@ -26,8 +23,7 @@ const PIECE: u64 = 256 << 10;
 pub struct StreamTarget {
     fd: Arc<OwnedFd>,
     name: String,
-    /// How far the stream is written, or `None` once it has failed.
-    next: watch::Sender<Option<u64>>,
+    turns: Turns,
 }
 
 impl StreamTarget {
@@ -36,7 +32,7 @@ impl StreamTarget {
         Self {
             fd: Arc::new(fd),
             name: name.into(),
-            next: watch::Sender::new(Some(0)),
+            turns: Turns::new(),
         }
     }
 
@@ -57,43 +53,19 @@ impl StreamTarget {
     }
 
     /// Waits until `offset` is next. An empty range waits for its turn as well.
-    async fn turn(&self, doing: &str, offset: u64) -> Result<()> {
-        let mut next = self.next.subscribe();
-        let reached = next.wait_for(|next| next.is_none_or(|next| next >= offset));
-        let now = reached.await.ok().and_then(|next| *next);
-        let error = |why| Error::new(Kind::Io, format!("{doing} {}", self.name)).because(why);
-        match now {
-            Some(now) if now == offset => Ok(()),
-            Some(_) => Err(error("these bytes of the stream were written before").at(offset)),
-            None => Err(error("an earlier write failed").at(offset)),
-        }
+    async fn turn(&self, offset: u64) -> Result<Turn<'_>> {
+        let doing = format!("write {}", self.name);
+        self.turns.wait(&doing, offset).await
     }
 
-    /// Writes what is next. A failure, and a future that is dropped, end the stream: how much of
-    /// it was written is not known.
-    async fn put(&self, offset: u64, data: Bytes) -> Result<()> {
+    /// Writes what is next.
+    async fn put(&self, turn: Turn<'_>, offset: u64, data: Bytes) -> Result<()> {
         let end = offset.saturating_add(data.len() as u64);
-        let mut outcome = Outcome {
-            next: &self.next,
-            then: None,
-        };
         let fd = Arc::clone(&self.fd);
         let written = blocking(move || write_all(&fd, &data)).await;
         written.map_err(|error| self.broken("write", error).at(offset))?;
-        outcome.then = Some(end);
+        turn.done(end);
         Ok(())
-    }
-}
-
-/// Tells those who wait what became of a write, also if it is abandoned.
-struct Outcome<'a> {
-    next: &'a watch::Sender<Option<u64>>,
-    then: Option<u64>,
-}
-
-impl Drop for Outcome<'_> {
-    fn drop(&mut self) {
-        self.next.send_replace(self.then);
     }
 }
 
@@ -134,21 +106,23 @@ impl Target for StreamTarget {
     }
 
     async fn write(&self, offset: u64, data: Bytes) -> Result<()> {
-        self.turn("write", offset).await?;
-        self.put(offset, data).await
+        let turn = self.turn(offset).await?;
+        self.put(turn, offset, data).await
     }
 
     async fn zero(&self, range: ByteRange, _zeroing: Zeroing) -> Result<()> {
-        self.turn("write", range.start).await?;
+        let mut turn = self.turn(range.start).await?;
         let piece = usize::try_from(PIECE.min(range.len())).unwrap_or(0);
         let zeroes = Bytes::from(vec![0; piece]);
         let mut rest = range;
         while !rest.is_empty() {
             let (now, after) = rest.split(PIECE);
             let len = usize::try_from(now.len()).unwrap_or(0);
-            self.put(now.start, zeroes.slice(..len)).await?;
+            self.put(turn, now.start, zeroes.slice(..len)).await?;
+            turn = self.turn(after.start).await?;
             rest = after;
         }
+        turn.done(range.end);
         Ok(())
     }
 
@@ -161,7 +135,7 @@ impl Target for StreamTarget {
         });
         let synced = synced.await;
         synced.map_err(|error| {
-            self.next.send_replace(None);
+            self.turns.fail();
             self.broken("flush", error)
         })
     }

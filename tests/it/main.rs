@@ -28,5 +28,6 @@ mod rig;
 mod sources;
 mod targets;
 mod vm;
+mod vmdk_write;
 mod vmware;
 mod warm;

@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 
 /// `qemu-img`, its words in one line; `{}` in them is the room.
 #[track_caller]
-fn qemu_img(room: &Room, line: &str) -> String {
+pub(crate) fn qemu_img(room: &Room, line: &str) -> String {
     run("qemu-img", words(room, line))
 }
 
@@ -37,7 +37,7 @@ fn words(room: &Room, line: &str) -> Vec<String> {
 }
 
 /// A disk that qcow2 has something to do with: text, noise, holes, and an odd end.
-fn mixed_disk(path: &Path, size: usize) {
+pub(crate) fn mixed_disk(path: &Path, size: usize) {
     let mut bytes = vec![0; size];
     let mut rng = crate::rig::Rng::new(size as u64);
     for (index, chunk) in bytes.chunks_mut(24 << 10).enumerate() {

@@ -1,0 +1,267 @@
+//! A stream-optimized VMDK as target: what OVF and OVA files hold, and what vSphere imports.
+//!
+//! Grains of 64 KiB are compressed by all processors as they come, and appended in the order of the
+//! disk ([`turn`](super::turn)), so that the file can be read forward from its start. It gets its
+//! name when it is whole and durable; there is no journal of it.
+//!
+//! ```text
+//!  layout.rs  bytes as the specification draws them      no logic
+//!  stream.rs  grains → the bytes of an extent            pure
+//! ```
+
+mod layout;
+mod stream;
+
+use super::partial::{self, Finish};
+use super::turn::Turns;
+use super::{Target, Zeroing};
+use crate::buffer::Buffer;
+use crate::digest::is_zero;
+use crate::endpoint::{Identity, Limits, check_bounds};
+use crate::error::{Error, Kind, Result};
+use crate::extent::ByteRange;
+use crate::sys::disk::{Disk, Open};
+use crate::sys::queue::Queue;
+use crate::sys::{blocking, computing};
+use async_trait::async_trait;
+use bytes::Bytes;
+use libdeflater::{CompressionLvl, Compressor};
+use std::cell::RefCell;
+use std::fs;
+use std::io;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{SystemTime, UNIX_EPOCH};
+use stream::{GRAIN, Stream};
+use tokio::sync::Mutex;
+
+/// Bytes that are gathered before they are written.
+const GATHER: usize = 1 << 20;
+
+/// What the image will be like.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct VmdkOptions {
+    /// Bytes of the disk.
+    pub size: u64,
+    /// A file of that name may be replaced.
+    pub overwrite: bool,
+}
+
+/// A stream-optimized VMDK that is written. See the [module](self).
+#[derive(Debug)]
+pub struct VmdkTarget {
+    queue: Queue,
+    stream: Mutex<Stream>,
+    turns: Turns,
+    size: u64,
+    name: String,
+    finish: Finish,
+    finished: AtomicBool,
+}
+
+thread_local! {
+    /// Its tables are worth keeping.
+    static DEFLATE: RefCell<Compressor> = RefCell::new(Compressor::new(CompressionLvl::default()));
+}
+
+impl VmdkTarget {
+    /// Begins a new image at `path`.
+    ///
+    /// # Errors
+    /// [`Kind::Refused`] if something is there that may not be replaced; or the file cannot be
+    /// made.
+    pub async fn create(path: &Path, options: VmdkOptions) -> Result<Self> {
+        let name = path.display().to_string();
+        let owned = path.to_owned();
+        let opened = blocking(move || Ok(open(&owned, options))).await;
+        let (queue, finish) =
+            opened.map_err(|error| Error::io(format!("create {name}"), error))??;
+        let file = finish.path.file_name().unwrap_or_default();
+        let stream = Stream::new(options.size, &file.to_string_lossy(), content_id());
+        Ok(Self {
+            queue,
+            stream: Mutex::new(stream),
+            turns: Turns::new(),
+            size: options.size,
+            name,
+            finish,
+            finished: AtomicBool::new(false),
+        })
+    }
+
+    fn failed(&self, doing: &str, offset: u64, error: io::Error) -> Error {
+        let error = Error::io(format!("{doing} {}", self.name), error);
+        // What comes after it cannot be written any more.
+        error.at(offset).with_kind(Kind::Io)
+    }
+
+    fn cut(&self, doing: &str, range: ByteRange) -> Result<()> {
+        check_bounds(doing, &self.name, range, self.size)?;
+        let whole = |at: u64| at.is_multiple_of(GRAIN);
+        if whole(range.start) && (whole(range.end) || range.end == self.size) {
+            return Ok(());
+        }
+        let why = format!("{doing} {}: not whole grains", self.name);
+        Err(Error::new(Kind::Usage, why).at(range.start))
+    }
+
+    /// Appends what `put` puts, when it is the turn of `range`.
+    async fn append(
+        &self,
+        range: ByteRange,
+        put: impl FnOnce(&mut Stream) -> io::Result<()> + Send,
+    ) -> Result<()> {
+        let doing = format!("write {}", self.name);
+        let turn = self.turns.wait(&doing, range.start).await?;
+        let mut stream = self.stream.lock().await;
+        let failed = |error| self.failed("write", range.start, error);
+        put(&mut stream).map_err(failed)?;
+        if stream.len() >= GATHER {
+            let (at, bytes) = stream.take();
+            let written = self.queue.write(at, Bytes::from(bytes)).await;
+            written.map_err(failed)?;
+        }
+        drop(stream);
+        turn.done(range.end);
+        Ok(())
+    }
+
+    async fn complete(&self) -> Result<()> {
+        if self.turns.reached() != Some(self.size) {
+            let why = format!("complete {}: not all of the disk was written", self.name);
+            return Err(Error::new(Kind::Io, why));
+        }
+        let mut stream = self.stream.lock().await;
+        let failed = |error| Error::io(format!("complete {}", self.name), error);
+        stream.finish().map_err(failed)?;
+        let (at, bytes) = stream.take();
+        let end = at.saturating_add(bytes.len() as u64);
+        self.queue
+            .write(at, Bytes::from(bytes))
+            .await
+            .map_err(failed)?;
+        let cut = move |disk: &Disk| Ok(rustix::fs::ftruncate(disk.fd(), end)?);
+        self.queue.run(cut).await.map_err(failed)?;
+        self.flush().await
+    }
+}
+
+/// Blocks.
+fn open(path: &Path, options: VmdkOptions) -> Result<(Queue, Finish)> {
+    let (fd, finish) = partial::create(path, options.overwrite)?;
+    // Grains end at any sector: what is written is never whole pages.
+    let how = Open {
+        write: true,
+        exclusive: false,
+        direct: false,
+    };
+    let disk = Disk::from_fd(fd, &finish.partial, how)
+        .map_err(|error| Error::io(format!("create {}", path.display()), error))?;
+    Ok((Queue::new(disk), finish))
+}
+
+/// Tells one content from another, to those who compare it with the one that they know.
+fn content_id() -> u32 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH);
+    let nanos = now.map_or(1, |now| now.as_nanos() & 0xffff_fffe);
+    u32::try_from(nanos).unwrap_or(1)
+}
+
+/// The grains of `data`, which begin at the guest offset `at`: where each is, and compressed.
+/// Those that are zero are left out; the last one may be short, and is filled up with zeroes.
+fn pack(at: u64, data: &[u8]) -> io::Result<Vec<(u64, Vec<u8>)>> {
+    let grain = usize::try_from(GRAIN).map_err(io::Error::other)?;
+    let mut packed = Vec::new();
+    for (place, part) in (at..).step_by(grain).zip(data.chunks(grain)) {
+        if is_zero(part) {
+            continue;
+        }
+        let mut whole = part.to_vec();
+        whole.resize(grain, 0);
+        packed.push((place, compress(&whole)?));
+    }
+    Ok(packed)
+}
+
+fn compress(grain: &[u8]) -> io::Result<Vec<u8>> {
+    DEFLATE.with_borrow_mut(|compressor| {
+        let mut out = vec![0; compressor.zlib_compress_bound(grain.len())];
+        let len = compressor.zlib_compress(grain, &mut out);
+        out.truncate(len.map_err(io::Error::other)?);
+        Ok(out)
+    })
+}
+
+#[async_trait]
+impl Target for VmdkTarget {
+    fn capacity(&self) -> Option<u64> {
+        Some(self.size)
+    }
+
+    fn limits(&self) -> Limits {
+        Limits {
+            align: 64 << 10,
+            preferred: 1 << 20,
+            max: 32 << 20,
+            in_flight: 16,
+        }
+    }
+
+    fn identity(&self) -> Identity {
+        let inode = self.queue.disk().stat().st_ino;
+        Identity {
+            id: format!("file:{}#{inode}", self.finish.path.display()),
+            size: self.size,
+            name: self.name.clone(),
+        }
+    }
+
+    async fn write(&self, offset: u64, data: Bytes) -> Result<()> {
+        let range = ByteRange::at(offset, data.len() as u64);
+        self.cut("write", range)?;
+        let packed = computing(move || pack(offset, &data)).await?;
+        let packed = packed.map_err(|error| self.failed("compress for", offset, error))?;
+        self.append(range, move |stream| {
+            let mut grains = packed.iter();
+            grains.try_for_each(|(at, bytes)| stream.grain(*at, bytes))
+        })
+        .await
+    }
+
+    /// What is left out is zero, whatever is said of its space.
+    async fn zero(&self, range: ByteRange, _zeroing: Zeroing) -> Result<()> {
+        self.cut("zero", range)?;
+        self.append(range, |stream| stream.zero_until(range.end))
+            .await
+    }
+
+    async fn flush(&self) -> Result<()> {
+        let synced = self.queue.run(Disk::sync).await;
+        synced.map_err(|error| Error::io(format!("flush {}", self.name), error))
+    }
+
+    fn can_read_back(&self) -> bool {
+        false
+    }
+
+    async fn read_back(&self, offset: u64, _buffer: Buffer) -> Result<Buffer> {
+        let why = format!("read back {}", self.name);
+        Err(Error::new(Kind::Unsupported, why).at(offset))
+    }
+
+    async fn finalize(&self) -> Result<()> {
+        self.complete().await?;
+        self.finish.clone().give_name(&self.name).await?;
+        self.finished.store(true, Ordering::Release);
+        Ok(())
+    }
+}
+
+impl Drop for VmdkTarget {
+    /// What is not an image yet will never be one.
+    fn drop(&mut self) {
+        if !self.finished.load(Ordering::Acquire) {
+            let _ = fs::remove_file(&self.finish.partial);
+        }
+    }
+}
