@@ -25,6 +25,8 @@ use std::time::Duration;
 ///   from then on begins at the same instant.
 /// * A change is never left out. Where tracking since a point was lost, the answer is
 ///   [`Baseline::Digest`] with the reason in [`Point::lost`], never a shorter list.
+/// * A pass over a point counts only if the point is still [`readable`](Standing::readable) when the
+///   pass is over: a snapshot that is lost meanwhile may go on to answer, with bytes of a later time.
 /// * An error is [`Kind::Transient`](crate::error::Kind::Transient) only if the same call may
 ///   succeed when repeated.
 #[async_trait]

@@ -5,12 +5,14 @@
 //!  nbd_bitmap.rs   someone else prepared a point-in-time export and a bitmap
 //!  vsphere/        a VM in vSphere: its changed block tracking, and its snapshots as points
 //!  guest.rs        a running VM: points in time, changes between them, quiet at the end
+//!  qmp/            that, by QEMU
 //! ```
 
 mod baseline;
 pub mod guest;
 pub mod nbd_bitmap;
 pub mod vsphere;
+pub mod qmp;
 
 pub use baseline::Baseline;
 

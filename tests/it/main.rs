@@ -23,6 +23,7 @@ mod nbd_client;
 mod nbd_server;
 mod powercut;
 mod qcow2;
+mod qmp;
 mod resume;
 mod rig;
 mod sources;

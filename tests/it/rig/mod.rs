@@ -5,6 +5,7 @@
 //!  disk.rs     disks with content that a seed determines, and byte comparison
 //!  server.rs   a child process that dies with its test; nbdkit, qemu-nbd
 //!  qsd.rs      qemu-storage-daemon: a running disk with dirty bitmaps, and its guest
+//!  emulator.rs QEMU with several disks and nobody in it, and a way to its QMP socket that is cut
 //!  vm.rs       a virtual machine that writes, and the check of what arrived; diary.rs is what it
 //!              writes, machine.rs and initramfs.rs are how it boots
 //!  nvme.rs     a host with an NVMe/TCP namespace, in a virtual machine, and the program run there
@@ -25,6 +26,7 @@ mod block;
 mod cut;
 pub(crate) mod diary;
 mod disk;
+mod emulator;
 mod initramfs;
 mod machine;
 mod nvme;
@@ -40,6 +42,7 @@ pub(crate) use cut::{Proxy, To};
 pub(crate) use disk::{
     Rng, assert_same_bytes, first_difference, random_disk, scrambled_disk, sparse_disk,
 };
+pub(crate) use emulator::{Emulator, Gate, SmallDisk};
 pub(crate) use initramfs::{Initramfs, Kernel};
 pub(crate) use machine::Machine;
 pub(crate) use nvme::{GATEWAY, NAMESPACE, NvmeHost, Told};

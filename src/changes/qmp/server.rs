@@ -1,0 +1,85 @@
+//! QEMU's NBD server: there is one at most, and it cannot be asked where it listens.
+
+use super::client::refused;
+use super::drive::Vm;
+use crate::address::Address;
+use crate::error::{Error, Kind, Result};
+use crate::nbd::client::{Client, Endpoint, Options};
+use crate::nbd::uri::{Place, Uri};
+use serde_json::json;
+use std::path::Path;
+use tokio::net::UnixStream;
+
+/// Whether somebody listens at a socket.
+pub(super) async fn listens(socket: &Path) -> bool {
+    UnixStream::connect(socket).await.is_ok()
+}
+
+/// Starts the NBD server, unless one is known to run.
+pub(super) async fn serve(vm: &Vm) -> Result<()> {
+    let Some(socket) = vm.options.own_server(&vm.tag) else {
+        return Ok(());
+    };
+    if listens(&socket).await {
+        return Ok(());
+    }
+    let address = json!({"type": "unix", "data": {"path": socket}});
+    let started = vm
+        .client
+        .call("nbd-server-start", json!({"addr": address}))
+        .await?;
+    match started {
+        Ok(_) => Ok(()),
+        Err(refusal) if refusal.desc.contains("already running") => {
+            Err(refused("nbd-server-start", refusal)
+                .with_kind(Kind::Refused)
+                .hint(
+                    "QEMU has one NBD server at most and does not tell where it listens: \
+                 say so, or stop it with nbd-server-stop if nobody needs it",
+                ))
+        }
+        Err(refusal) => Err(refused("nbd-server-start", refusal)),
+    }
+}
+
+/// Where the export `name` is read.
+pub(super) fn address(vm: &Vm, name: &str) -> Result<Uri> {
+    match vm.options.place(&vm.tag) {
+        Place::Unix(path) => Ok(Uri::unix(path, name)),
+        Place::Tcp { host, port } => {
+            let host = if host.contains(':') {
+                format!("[{host}]")
+            } else {
+                host
+            };
+            format!("nbd://{host}:{port}/{name}").parse()
+        }
+    }
+}
+
+/// Makes sure that the export `name`, of `size` bytes, is where it is said to be.
+pub(super) async fn check(vm: &Vm, name: &str, size: u64) -> Result<Address> {
+    let uri = address(vm, name)?;
+    let text = uri.to_string();
+    let options = Options {
+        connections: 1,
+        extents: false,
+        read_only: true,
+        ..Options::default()
+    };
+    let connected = Client::connect(Endpoint::Uri(uri), options).await;
+    let found = connected.map_err(|error| {
+        error
+            .context(format!(
+                "open the export {name} that QEMU was told to serve"
+            ))
+            .hint("is that where QEMU's NBD server listens, and not another one?")
+    })?;
+    let served = found.export().size;
+    found.close().await;
+    if served != size {
+        let what = format!("{text} has {served} bytes, and the disk {size}");
+        return Err(Error::new(Kind::Mismatch, what));
+    }
+    Ok(Address::Nbd(text))
+}
