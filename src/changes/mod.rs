@@ -3,16 +3,16 @@
 //! ```text
 //!  baseline.rs     since when, as a user writes it
 //!  nbd_bitmap.rs   someone else prepared a point-in-time export and a bitmap
-//!  vsphere/        a VM in vSphere: its changed block tracking, and its snapshots as points
 //!  guest.rs        a running VM: points in time, changes between them, quiet at the end
-//!  qmp/            that, by QEMU
+//!  qmp/            a VM in QEMU: dirty bitmaps and views, over its QMP socket
+//!  vsphere/        a VM in vSphere: its changed block tracking, and its snapshots as points
 //! ```
 
 mod baseline;
 pub mod guest;
 pub mod nbd_bitmap;
-pub mod vsphere;
 pub mod qmp;
+pub mod vsphere;
 
 pub use baseline::Baseline;
 

@@ -34,6 +34,16 @@ const OLDEST: Version = Version {
     micro: 0,
 };
 
+/// The first version that reads disks in I/O threads over NBD in one piece. Before, the end of an
+/// NBD connection may be noticed in the thread, where the server's books must not be touched: in
+/// versions that got the fix of CVE-2024-7409 without the locks of 9.0 QEMU aborts (`Assertion
+/// 'qemu_in_main_thread() && nbd_server' failed`; seen in 7.2.22), and so does the VM.
+pub const IOTHREADS: Version = Version {
+    major: 9,
+    minor: 0,
+    micro: 0,
+};
+
 /// A VM, as far as its disks go.
 #[derive(Debug)]
 pub(super) struct Vm {
@@ -93,10 +103,32 @@ impl Vm {
         let mut world =
             world.map_err(|wrong| Error::new(Kind::Corrupt, "look at QEMU").because(wrong))?;
         world.files = self.files().await?;
-        if let Some(socket) = self.options.own_server(&self.tag) {
-            world.serving = server::listens(&socket).await;
-        }
         Ok(world)
+    }
+
+    /// Refuses a VM that reading its disks could end: see [`IOTHREADS`].
+    pub(super) async fn check_iothreads(&self) -> Result<()> {
+        let version = self.client.version().await?;
+        if version >= IOTHREADS || self.options.allow_iothreads {
+            return Ok(());
+        }
+        let threads = self.client.call("query-iothreads", json!({})).await?;
+        // A storage daemon does not know that command.
+        let threads = threads.unwrap_or_default();
+        let names = threads.as_array().into_iter().flatten();
+        let names: Vec<_> = names.filter_map(|thread| thread["id"].as_str()).collect();
+        if names.is_empty() {
+            return Ok(());
+        }
+        let what = format!("QEMU {version} has I/O threads ({})", names.join(", "));
+        Err(Error::new(Kind::Refused, what)
+            .because(
+                "it may abort, and its VM with it, when a disk in one of them is read over NBD",
+            )
+            .hint(
+                "update QEMU to 9.0, start the VM without iothread=, or allow it if no disk of \
+                   this migration is in one",
+            ))
     }
 
     /// All that exists, with the disks found in it.
@@ -151,11 +183,18 @@ impl Vm {
     async fn survey(&self, goal: Goal) -> Result<View> {
         match goal {
             Goal::Frozen { .. } | Goal::Still { .. } => self.look().await,
-            Goal::Released { .. } | Goal::Forgotten { .. } | Goal::Nothing => Ok(View {
-                world: self.world().await?,
-                disks: Vec::new(),
-                tag: self.tag.clone(),
-            }),
+            Goal::Released { .. } | Goal::Forgotten { .. } | Goal::Nothing => {
+                let mut world = self.world().await?;
+                let own = self.options.own_server(&self.tag);
+                if let (Goal::Nothing, Some(socket)) = (goal, own) {
+                    world.serving = server::listens(&socket).await;
+                }
+                Ok(View {
+                    world,
+                    disks: Vec::new(),
+                    tag: self.tag.clone(),
+                })
+            }
         }
     }
 

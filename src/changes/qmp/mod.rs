@@ -52,6 +52,7 @@ pub mod world;
 mod tests;
 
 pub use crate::nbd::uri::Place;
+pub use drive::IOTHREADS;
 pub use options::{At, DiskAt, QmpOptions};
 
 use super::Baseline;
@@ -142,6 +143,7 @@ impl Qmp {
 #[async_trait]
 impl Guest for Qmp {
     async fn disks(&self) -> Result<Vec<DiskFacts>> {
+        self.vm.check_iothreads().await?;
         let view = self.vm.look().await?;
         let fact = |disk: &survey::Disk| DiskFacts {
             name: disk.name.clone(),
@@ -156,6 +158,7 @@ impl Guest for Qmp {
     }
 
     async fn snapshot(&self, number: u32, since: Option<u32>) -> Result<Vec<Point>> {
+        self.vm.check_iothreads().await?;
         self.check_room().await?;
         let (_, view) = self.vm.reach(Goal::Frozen { number, since }).await?;
         let overlay = |disk: &survey::Disk| self.vm.tag.view(number, &disk.key);
@@ -184,6 +187,7 @@ impl Guest for Qmp {
     }
 
     async fn last(&self, number: u32, since: Option<u32>) -> Result<Vec<Point>> {
+        self.vm.check_iothreads().await?;
         if let Err(why) = self.vm.quiet().await? {
             return Err(Error::new(Kind::Refused, "the VM is not quiet").because(why));
         }

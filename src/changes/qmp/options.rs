@@ -40,6 +40,8 @@ pub struct QmpOptions {
     /// Where QEMU's NBD server listens, if one runs already: QEMU has one at most, and does not
     /// tell. Without, one is started in `scratch`.
     pub nbd: Option<Place>,
+    /// None of the disks is in an I/O thread, whatever [`IOTHREADS`](super::IOTHREADS) says.
+    pub allow_iothreads: bool,
     /// How long QEMU may take to answer a command.
     pub patience: Duration,
 }
@@ -60,6 +62,7 @@ impl QmpOptions {
             overlay_max: None,
             disks,
             nbd: None,
+            allow_iothreads: false,
             patience: Duration::from_secs(60),
         }
     }

@@ -4,15 +4,18 @@ use super::client::refused;
 use super::drive::Vm;
 use crate::address::Address;
 use crate::error::{Error, Kind, Result};
-use crate::nbd::client::{Client, Endpoint, Options};
+use crate::nbd::client::{Client, Endpoint, Options, Timeouts, list};
 use crate::nbd::uri::{Place, Uri};
 use serde_json::json;
 use std::path::Path;
-use tokio::net::UnixStream;
 
-/// Whether somebody listens at a socket.
+/// Whether an NBD server listens at a socket.
+///
+/// With a whole handshake that is ended as the protocol wants: a QEMU that stops its server while a
+/// client is in the middle of one may hang, and its VM with it (7.2 does).
 pub(super) async fn listens(socket: &Path) -> bool {
-    UnixStream::connect(socket).await.is_ok()
+    let endpoint = Endpoint::Uri(Uri::unix(socket, ""));
+    socket.exists() && list(endpoint, Timeouts::default()).await.is_ok()
 }
 
 /// Starts the NBD server, unless one is known to run.

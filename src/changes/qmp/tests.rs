@@ -556,7 +556,8 @@ fn tracking_that_was_lost_is_never_taken_for_an_empty_list() {
     for (word, break_it) in broken {
         let mut world = tracked();
         break_it(&mut world);
-        let disks = find(&world, &[DiskAt::device("root", "v0")]).unwrap();
+        let wanted = [DiskAt::device("root", "v0"), DiskAt::node("data", "disk1")];
+        let disks = find(&world, &wanted).unwrap();
         let tag = tag();
         let site = Site {
             world: &world,

@@ -1,15 +1,15 @@
 //! Views of one instant, and lists of what changed between them.
 
 use super::{
-    SIZE, apply, changes, daemon, first_byte, lists, machine, of_daemon, of_machine, options, read,
-    scratch, standing,
+    SIZE, apply, changes, daemon, disks, first_byte, lists, machine, of_daemon, of_machine,
+    options, read, scratch, standing,
 };
 use crate::rig::{
     Emulator, Habits, Rng, Room, Vm, address, assert_same_bytes, diary, random_disk, run,
 };
 use diskferry::changes::Baseline;
 use diskferry::changes::guest::{Guest as _, Shutdown};
-use diskferry::changes::qmp::{DiskAt, Qmp};
+use diskferry::changes::qmp::{DiskAt, IOTHREADS, Qmp};
 use diskferry::error::Kind;
 use serde_json::json;
 use std::fs;
@@ -189,9 +189,40 @@ async fn a_machine_is_asked_by_device_and_leaves_nothing_when_it_is_clean() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn disks_in_io_threads_are_refused_where_reading_them_could_end_the_vm() {
+    let room = Room::new();
+    let emulator = Emulator::machine_with(&disks(&room, 2), Some("thread7"));
+    let mut options = of_machine(&room, &emulator, 2);
+    let qmp = Qmp::new(options.clone()).unwrap();
+    let version = run("qemu-system-x86_64", ["--version"]);
+    let major = version
+        .split(['.', ' '])
+        .find_map(|word| word.parse::<u32>().ok());
+    let dangerous = major.unwrap() < IOTHREADS.major;
+    let found = qmp.disks().await;
+    assert_eq!(found.is_err(), dangerous, "{found:?}");
+    if let Err(error) = found {
+        assert_eq!(error.kind(), Kind::Refused);
+        assert!(error.line().contains("thread7"), "{error:?}");
+        assert_eq!(
+            qmp.snapshot(1, None).await.unwrap_err().kind(),
+            Kind::Refused
+        );
+        assert_eq!(qmp.points().await.unwrap(), []);
+    }
+    drop(qmp);
+    options.allow_iothreads = true;
+    let qmp = Qmp::new(options).unwrap();
+    // The thread has nothing to do before the guest's driver starts: this is safe here.
+    let points = qmp.snapshot(1, None).await.unwrap();
+    assert_same_bytes(&read(&room, &points[0]), &room.path("disk0"));
+    qmp.clean().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_disk_that_was_resized_is_lost_to_tracking_and_says_so() {
     let room = Room::new();
-    let (mut emulator, qmp) = daemon(&room, 2);
+    let (mut emulator, qmp) = machine(&room, 2);
     qmp.snapshot(1, None).await.unwrap();
     qmp.release(1).await.unwrap();
     emulator.ask(

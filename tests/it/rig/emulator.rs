@@ -62,13 +62,22 @@ impl Emulator {
         Self::start("qemu-storage-daemon", &args, dir)
     }
 
-    /// A machine with devices `device0`… on nodes `disk0`…; the first one in a thread of its own. It
-    /// stands still until told to go on, and then finds nothing to boot.
+    /// A machine with devices `device0`… on nodes `disk0`…. It stands still until told to go on, and
+    /// then finds nothing to boot.
     #[track_caller]
     pub(crate) fn machine(disks: &[PathBuf]) -> Self {
+        Self::machine_with(disks, None)
+    }
+
+    /// Likewise, with disk 0 in an I/O thread of this name.
+    #[track_caller]
+    pub(crate) fn machine_with(disks: &[PathBuf], thread: Option<&str>) -> Self {
         let dir = socket_dir();
-        let fixed = "-accel tcg -nodefaults -display none -m 32 -S -object iothread,id=thread";
+        let fixed = "-accel tcg -nodefaults -display none -m 32 -S";
         let mut args: Vec<_> = fixed.split(' ').map(str::to_owned).collect();
+        if let Some(thread) = thread {
+            args.extend(["-object".to_owned(), format!("iothread,id={thread}")]);
+        }
         for name in ["qmp", "rig"] {
             args.push("-qmp".to_owned());
             args.push(format!("unix:{},server=on,wait=off", path(&dir, name)));
@@ -76,7 +85,8 @@ impl Emulator {
         for (index, disk) in disks.iter().enumerate() {
             args.push("-blockdev".to_owned());
             args.push(blockdev(index, disk, "raw"));
-            let thread = if index == 0 { ",iothread=thread" } else { "" };
+            let thread = thread.filter(|_| index == 0);
+            let thread = thread.map_or_else(String::new, |name| format!(",iothread={name}"));
             args.push("-device".to_owned());
             args.push(format!(
                 "virtio-blk-pci,id=device{index},drive=disk{index}{thread}"
