@@ -4,18 +4,37 @@ use super::client::refused;
 use super::drive::Vm;
 use crate::address::Address;
 use crate::error::{Error, Kind, Result};
-use crate::nbd::client::{Client, Endpoint, Options, Timeouts, list};
+use crate::nbd::client::{Client, Endpoint, Options};
 use crate::nbd::uri::{Place, Uri};
 use serde_json::json;
+use std::io;
 use std::path::Path;
+use std::time::Duration;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::UnixStream;
+use tokio::time::timeout;
+
+/// What a client says that wants nothing: its flags, then `NBD_OPT_ABORT` without data.
+const GOODBYE: &[u8; 20] = b"\0\0\0\x01IHAVEOPT\0\0\0\x02\0\0\0\0";
+
+/// How long a server may take to answer that.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Whether an NBD server listens at a socket.
 ///
-/// With a whole handshake that is ended as the protocol wants: a QEMU that stops its server while a
-/// client is in the middle of one may hang, and its VM with it (7.2 does).
+/// The handshake is ended as the protocol wants, and its end waited for: a QEMU that stops its server
+/// while a client is in the middle of one may hang, and its VM with it (7.2 does).
 pub(super) async fn listens(socket: &Path) -> bool {
-    let endpoint = Endpoint::Uri(Uri::unix(socket, ""));
-    socket.exists() && list(endpoint, Timeouts::default()).await.is_ok()
+    let talk = async {
+        let mut stream = UnixStream::connect(socket).await?;
+        let mut greeting = [0; 18]; // NBDMAGIC, IHAVEOPT, flags
+        stream.read_exact(&mut greeting).await?;
+        stream.write_all(GOODBYE).await?;
+        let mut answer = [0; 20];
+        stream.read_exact(&mut answer).await?;
+        Ok::<_, io::Error>(greeting.starts_with(b"NBDMAGIC"))
+    };
+    matches!(timeout(PATIENCE, talk).await, Ok(Ok(true)))
 }
 
 /// Starts the NBD server, unless one is known to run.
@@ -72,11 +91,8 @@ pub(super) async fn check(vm: &Vm, name: &str, size: u64) -> Result<Address> {
     };
     let connected = Client::connect(Endpoint::Uri(uri), options).await;
     let found = connected.map_err(|error| {
-        error
-            .context(format!(
-                "open the export {name} that QEMU was told to serve"
-            ))
-            .hint("is that where QEMU's NBD server listens, and not another one?")
+        let what = format!("find the export {name} where QEMU's NBD server is said to be");
+        error.context(what)
     })?;
     let served = found.export().size;
     found.close().await;

@@ -16,6 +16,15 @@ use std::fs;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
+/// Stops the guest also when the test fails: its thread would be waited for without end.
+struct StopAtEnd<'a>(&'a AtomicBool);
+
+impl Drop for StopAtEnd<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn two_disks_are_frozen_at_one_instant_while_their_guest_writes() {
     let room = Room::new();
@@ -23,6 +32,7 @@ async fn two_disks_are_frozen_at_one_instant_while_their_guest_writes() {
     let mut guests = [emulator.guest(0), emulator.guest(1)];
     let stop = AtomicBool::new(false);
     thread::scope(|scope| {
+        let end = StopAtEnd(&stop);
         // Each number first on disk 0, then on disk 1, as a database has a log and a table.
         scope.spawn(|| {
             for number in (1..=200_u8).cycle() {
@@ -54,7 +64,7 @@ async fn two_disks_are_frozen_at_one_instant_while_their_guest_writes() {
             assert!(seen.len() > 1, "nobody wrote");
         };
         tokio::task::block_in_place(|| tokio::runtime::Handle::current().block_on(work));
-        stop.store(true, Ordering::Relaxed);
+        drop(end);
     });
 }
 
