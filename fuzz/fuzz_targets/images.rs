@@ -7,11 +7,14 @@
 
 use diskferry::error::Kind;
 use diskferry::format::probe;
+use diskferry::format::vmdk::Forward;
 use diskferry::testkit::image::{storage, wander};
 use libfuzzer_sys::fuzz_target;
 use tokio::runtime::Builder;
 
 fuzz_target!(|input: &[u8]| {
+    let mut stream = Forward::default();
+    let _ = stream.push(input).and_then(|_| stream.finish());
     let runtime = Builder::new_current_thread().build().expect("a runtime");
     let format = runtime.block_on(probe(storage(input).as_ref()));
     let format = format.expect("memory can be read");

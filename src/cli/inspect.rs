@@ -137,10 +137,12 @@ async fn inspect(address: &Address, reading: &Reading, tuning: &Tuning) -> Resul
     };
     let gpt_sector = signature::gpt_sector(&head);
     let mut warnings = Vec::new();
-    if let (Some(sector), Some(device)) = (gpt_sector, &device)
-        && u64::from(sector) != device.logical
+    let image = disk.image.as_ref().map(|image| image.facts());
+    let logical = device.as_ref().map(|device| device.logical);
+    if let (Some(sector), Some(logical)) = (gpt_sector, logical.or(sector_of(image.as_ref())))
+        && u64::from(sector) != logical
     {
-        warnings.push(sector_warning(sector, device.logical));
+        warnings.push(sector_warning(sector, logical));
     }
     let (mut exports, mut contexts) = (Vec::new(), Vec::new());
     if let (Address::Nbd(uri), Some(client)) = (address, &client) {
@@ -167,7 +169,7 @@ async fn inspect(address: &Address, reading: &Reading, tuning: &Tuning) -> Resul
         },
         size,
         identity: source.identity().id,
-        image: disk.image.map(|image| image.facts()),
+        image,
         requests: Requests {
             align: limits.align,
             preferred: limits.preferred,
@@ -227,9 +229,16 @@ fn block_sizes(path: &Path) -> Option<BlockSizes> {
     })
 }
 
+/// Bytes of a sector, where an image says what the guest counts in.
+fn sector_of(image: Option<&Facts>) -> Option<u64> {
+    let mut details = image?.details.iter();
+    let found = details.find(|(name, _)| *name == "logical sector size");
+    found.and_then(|(_, value)| value.as_u64())
+}
+
 fn sector_warning(sector: u32, logical: u64) -> String {
     format!(
-        "its partition table was written for sectors of {sector} bytes, and the device has \
+        "its partition table was written for sectors of {sector} bytes, and the disk has \
          {logical}: partitions will not be found"
     )
 }

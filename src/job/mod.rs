@@ -13,6 +13,7 @@
 //!  copy.rs        one pass, from its first record to its last
 //!  persist.rs     the same again, when what failed may pass
 //!  stream.rs      the same for a stream
+//!  forward.rs     the same for a VMDK that comes as a stream
 //!  verify.rs      the target against its manifest
 //!  serve.rs       a source over NBD
 //! ```
@@ -21,6 +22,7 @@ mod context;
 mod copy;
 mod decide;
 mod feed;
+mod forward;
 mod ledger;
 mod open;
 pub mod options;

@@ -59,13 +59,14 @@ pub(super) fn stream(address: &Address) -> Result<Option<StreamSource>> {
     }
 }
 
-/// Refuses to take a stream for an image: those are read here and there.
+/// Whether a stream is to be read as a VMDK, which can be read forward.
 ///
 /// # Errors
-/// Another format than raw is wanted.
-pub(super) fn only_raw(address: &Address, reading: &Reading) -> Result<()> {
+/// It is to be read as another format, which cannot.
+pub(super) fn forward(address: &Address, reading: &Reading) -> Result<bool> {
     match reading.format.as_deref() {
-        None | Some("raw") => Ok(()),
+        None | Some("raw") => Ok(false),
+        Some("vmdk") => Ok(true),
         Some(format) => {
             let what = format!("{address} is a stream, and {format} cannot be read from one");
             let error = Error::new(Kind::Unsupported, what);

@@ -25,8 +25,10 @@ pub(super) async fn attempt(
     let began = Instant::now();
     check_image_target(options)?;
     if let Some(stream) = open::stream(&options.source)? {
-        open::only_raw(&options.source, &options.reading)?;
-        return super::stream::run(stream, options, context).await;
+        return match open::forward(&options.source, &options.reading)? {
+            true => super::forward::run(stream, options, context).await,
+            false => super::stream::run(stream, options, context).await,
+        };
     }
     let opened = open::source(options, &context.counters).await?;
     let found = open::find_target(&options.target, opened.source.size())?;

@@ -25,28 +25,61 @@ pub(super) async fn run(
     mut context: Context,
 ) -> Result<Outcome> {
     let began = Instant::now();
-    if options.pass.changes_since.is_some() || options.verify == Some(true) {
-        let what = "a stream has no changes to ask for and nothing to verify against";
-        return Err(Error::new(Kind::Usage, what).hint("copy from a file or an NBD export"));
-    }
+    only_full(options)?;
     let how = How {
         overwrite: options.overwrite,
         ..How::default()
     };
     let target = open::target(&options.target, &options.tuning, &how, &context.counters).await?;
-    context.tell(&Event::Start {
-        source: options.source.to_string(),
-        target: target.identity().name,
-        size: 0,
-        pass: "full",
-        number: 1,
-        resumed: 0,
-    });
+    begin(&target, options, &mut context, 0);
     let memory = usize::try_from(options.tuning.memory).unwrap_or(usize::MAX);
     let budget = Budget::new(memory, options.tuning.requests);
     let request = usize::try_from(options.tuning.request_size.unwrap_or(REQUEST)).unwrap_or(4096);
     let ticker = Ticker::start(&context.reporter, context.counters.clone(), 0);
     let size = copy(source, &target, &budget, request, &mut context).await?;
+    conclude(&target, &mut context, size, began, ticker).await
+}
+
+/// Refuses what cannot be done with a stream.
+///
+/// # Errors
+/// Only changes are wanted, or a proof.
+pub(super) fn only_full(options: &CopyOptions) -> Result<()> {
+    if options.pass.changes_since.is_some() || options.verify == Some(true) {
+        let what = "a stream has no changes to ask for and nothing to verify against";
+        return Err(Error::new(Kind::Usage, what).hint("copy from a file or an NBD export"));
+    }
+    Ok(())
+}
+
+/// Tells that a stream is copied, whose size is 0 as long as nobody knows it.
+pub(super) fn begin(
+    target: &Arc<dyn Target>,
+    options: &CopyOptions,
+    context: &mut Context,
+    size: u64,
+) {
+    context.tell(&Event::Start {
+        source: options.source.to_string(),
+        target: target.identity().name,
+        size,
+        pass: "full",
+        number: 1,
+        resumed: 0,
+    });
+}
+
+/// Makes what was copied durable, and tells so.
+///
+/// # Errors
+/// The target cannot.
+pub(super) async fn conclude(
+    target: &Arc<dyn Target>,
+    context: &mut Context,
+    size: u64,
+    began: Instant,
+    ticker: Ticker,
+) -> Result<Outcome> {
     target.flush().await?;
     target.finalize().await?;
     drop(ticker);
@@ -64,6 +97,12 @@ pub(super) async fn run(
         size,
         proven: false,
     })
+}
+
+/// The error of a copy that was told to end.
+pub(super) fn stopped() -> Error {
+    let error = Error::new(Kind::Interrupted, "stopped by a signal");
+    error.hint("a stream cannot be resumed; begin anew")
 }
 
 /// Reads the stream to its end and writes it from offset 0; returns its length.
@@ -86,8 +125,7 @@ pub async fn copy(
         let read = tokio::select! {
             biased;
             () = context.stop.requested() => {
-                return Err(Error::new(Kind::Interrupted, "stopped by a signal")
-                    .hint("a stream cannot be resumed; begin anew"));
+                return Err(stopped());
             }
             read = source.next(buffer) => read?,
         };
@@ -116,7 +154,7 @@ pub async fn copy(
 }
 
 /// A buffer; while there is none, the writes go on that will free one.
-async fn budget_or_write<F>(
+pub(super) async fn budget_or_write<F>(
     budget: &Budget,
     length: usize,
     writes: &mut FuturesUnordered<F>,

@@ -91,7 +91,7 @@ fn hosted_header(how: Hosted, capacity: u64, descriptor: usize, directory: u64) 
     header.extend(u32::try_from(how.entries).unwrap_or(0).to_le_bytes());
     header.extend(0u64.to_le_bytes());
     header.extend(directory.to_le_bytes());
-    header.extend(128u64.to_le_bytes());
+    header.extend((descriptor as u64 + 2).to_le_bytes());
     header.push(0);
     header.extend(b"\n \r\n");
     header.extend(u16::from(how.stream).to_le_bytes());

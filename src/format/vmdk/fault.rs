@@ -36,6 +36,12 @@ pub enum Fault {
     /// Compressed grains, and no flag for markers.
     #[error("its grains are compressed and have no markers")]
     Unmarked,
+    /// Not made to be read forward.
+    #[error("it is not stream-optimized, so it cannot be read without seeking")]
+    NoStream,
+    /// A snapshot, which is not a whole disk.
+    #[error("it is a difference to another disk")]
+    Difference,
     /// `grainSize`.
     #[error("a grain of {found} sectors is not a power of two, or too large")]
     GrainSize {
@@ -112,6 +118,8 @@ impl Fault {
             Self::Version { .. }
             | Self::Compression { .. }
             | Self::Unmarked
+            | Self::NoStream
+            | Self::Difference
             | Self::Journal
             | Self::Encoding { .. } => Kind::Unsupported,
             _ => Kind::Corrupt,
@@ -126,6 +134,7 @@ impl Fault {
             Self::Journal => {
                 Some("open and close the snapshot on the ESXi host, or consolidate it")
             }
+            Self::NoStream | Self::Difference => Some("put it into a file first"),
             Self::Newlines { .. } => Some("transfer it again, as binary"),
             _ => None,
         }

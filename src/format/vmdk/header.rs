@@ -173,6 +173,13 @@ pub(super) fn footer(sectors: &[u8], size: u64) -> Result<Hosted, Fault> {
 }
 
 fn check_hosted(header: &HostedHeader, size: u64) -> Result<Hosted, Fault> {
+    let mut hosted = streamed(header)?;
+    hosted.tables = with_directory(hosted.tables, header.gd_offset.get(), size)?;
+    Ok(hosted)
+}
+
+/// The same of an extent whose directory nobody looks for.
+pub(super) fn streamed(header: &HostedHeader) -> Result<Hosted, Fault> {
     let (version, flags) = (header.version.get(), header.flags.get());
     if !(1..=3).contains(&version) {
         return Err(Fault::Version { found: version });
@@ -199,17 +206,13 @@ fn check_hosted(header: &HostedHeader, size: u64) -> Result<Hosted, Fault> {
         zeroes: flags & flags::ZERO_GRAINS != 0,
         packing,
     };
-    let tables = with_directory(
-        Tables {
-            kind,
-            capacity,
-            grain,
-            entries: entries.into(),
-            directory: ByteRange::default(),
-        },
-        header.gd_offset.get(),
-        size,
-    )?;
+    let tables = Tables {
+        kind,
+        capacity,
+        grain,
+        entries: entries.into(),
+        directory: ByteRange::default(),
+    };
     Ok(Hosted {
         tables,
         version,

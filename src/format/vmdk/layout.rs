@@ -80,6 +80,8 @@ const _: () = assert!(size_of::<Marker>() == 16);
 pub(super) mod marker {
     /// The last sector of the stream.
     pub(in super::super) const END_OF_STREAM: u32 = 0;
+    pub(in super::super) const GRAIN_TABLE: u32 = 1;
+    pub(in super::super) const GRAIN_DIRECTORY: u32 = 2;
     /// The header again, with the offset of the directory.
     pub(in super::super) const FOOTER: u32 = 3;
 }

@@ -12,6 +12,7 @@
 //!  descriptor.rs  text → extents, parent, CIDs                  no I/O
 //!  sparse.rs      one sparse extent: its tables → where grains are
 //!  open.rs        files → a disk
+//!  forward.rs     a stream-optimized extent that is read once      no I/O
 //!  fault.rs       what can be wrong
 //! ```
 //!
@@ -20,6 +21,7 @@
 
 mod descriptor;
 mod fault;
+mod forward;
 mod header;
 mod layout;
 mod open;
@@ -28,6 +30,7 @@ mod sparse;
 mod tests;
 
 pub use fault::Fault;
+pub use forward::{Forward, Grain, Piece};
 
 use super::{
     Ends, Facts, Format, Image, Layer, Mapped, Opener, PARTS_MAX, Storage, To, over, push_layer,

@@ -173,7 +173,7 @@ impl SparseExtent {
 }
 
 /// Bytes that a compressed grain takes at most: what cannot be compressed grows a little.
-fn longest(grain: u64) -> u64 {
+pub(super) fn longest(grain: u64) -> u64 {
     let grown = grain.saturating_add(grain.checked_div(8).unwrap_or(0));
     grown.saturating_add(SECTOR).next_multiple_of(SECTOR)
 }

@@ -1,6 +1,6 @@
 //! VMDKs made by hand, in memory.
 
-use super::Vmdk;
+use super::{Forward, Piece, Vmdk};
 use crate::error::{Error, Kind};
 use crate::extent::ByteRange;
 use crate::format::{Ends, Format, Image, To};
@@ -399,5 +399,90 @@ fn a_large_empty_disk_is_opened_and_mapped_with_few_reads() {
         answers < 64 && file.calls().len() < 32,
         "{answers} {}",
         file.calls().len()
+    );
+}
+
+/// The grains of a stream that comes in pieces of `chunk` bytes, and where the disk is not written.
+fn forward(bytes: &[u8], chunk: usize) -> Result<Vec<u8>, Error> {
+    let (mut forward, mut disk) = (Forward::default(), Vec::new());
+    for bytes in bytes.chunks(chunk) {
+        for piece in forward.push(bytes)? {
+            match piece {
+                Piece::Disk(size) => disk.resize(usize::try_from(size).unwrap(), 0),
+                Piece::Grain(grain) => {
+                    let mut out = vec![0; usize::try_from(grain.unpacked).unwrap()];
+                    grain.codec.unpack(&grain.packed, &mut out)?;
+                    let (at, len) = (grain.offset, grain.len);
+                    let at = usize::try_from(at).unwrap();
+                    let len = usize::try_from(len).unwrap();
+                    disk[at..at + len].copy_from_slice(&out[..len]);
+                }
+            }
+        }
+    }
+    forward.finish().map(|()| disk)
+}
+
+const STREAM: Hosted = Hosted {
+    version: 3,
+    entries: 8,
+    grain: 16,
+    stream: true,
+};
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(48))]
+
+    #[test]
+    fn a_stream_reads_forward_as_its_grains_however_it_comes(
+        kinds in vec(0u8..3, 1..40), short in 0usize..16, chunk in 1usize..20000,
+    ) {
+        let sectors = sectors(&kinds, 16, short);
+        let size = usize::try_from(sectors).unwrap() * 512;
+        let grains = grains(&kinds, 8192, size);
+        let bytes = hosted(&grains, sectors, &alone("streamOptimized", sectors), STREAM);
+        let found = forward(&bytes, chunk).unwrap();
+        prop_assert!(found == expected(&grains, 8192, &[], size));
+    }
+
+    #[test]
+    fn a_damaged_stream_neither_panics_nor_grows(
+        flips in vec((0usize..6000, 0u8..=255), 1..6), chunk in 1usize..9000,
+    ) {
+        let grains = grains(&[2, 1, 0, 2], 8192, 32768);
+        let mut bytes = hosted(&grains, 64, &alone("streamOptimized", 64), STREAM);
+        for (at, value) in flips {
+            if let Some(byte) = bytes.get_mut(at) {
+                *byte = value;
+            }
+        }
+        // A header may promise a disk of any size; nobody has to fill it.
+        let mut forward = Forward::default();
+        let _ = bytes.chunks(chunk).try_for_each(|bytes| forward.push(bytes).map(drop));
+    }
+}
+
+#[test]
+fn a_stream_that_ends_anywhere_too_early_is_an_error() {
+    let grains = grains(&[2, 0, 2], 8192, 3 * 8192);
+    let bytes = hosted(&grains, 48, &alone("streamOptimized", 48), STREAM);
+    // The last sector says that it is the end.
+    for end in (0..bytes.len() - 512).step_by(31) {
+        assert!(forward(&bytes[..end], 4096).is_err(), "{end}");
+    }
+    forward(&bytes, 4096).unwrap();
+}
+
+#[test]
+fn what_cannot_be_read_forward_is_refused() {
+    let grains = [Grain::Data(vec![1; 8192])];
+    let plain = hosted(&grains, 16, &alone("x", 16), Hosted::default());
+    let error = forward(&plain, 4096).unwrap_err();
+    assert!(error.line().contains("not stream-optimized"), "{error:?}");
+    let text = descriptor("x", 2, Some((1, "p")), &["RW 16 SPARSE \"s\""]);
+    let error = forward(&hosted(&grains, 16, &text, STREAM), 4096).unwrap_err();
+    assert!(
+        error.line().contains("a difference to another disk"),
+        "{error:?}"
     );
 }

@@ -122,3 +122,21 @@ fn a_sparse_disk_of_four_tebibytes_is_mapped_and_compared_at_once() {
     room.diskferry(["compare", "--strict", "large.vhdx", "large.raw"])
         .ok();
 }
+
+/// An export is raw unless it is said to be an image: a guest must not choose how it is read.
+#[test]
+fn an_image_behind_an_export_is_read_when_it_is_named() {
+    let room = Room::new();
+    mixed_disk(&room.path("disk.raw"), 5 << 20, 6);
+    convert(&room, "vhdx", &[], "disk.raw", "disk.vhdx");
+    let export = ["[", "nbdkit", "-r", "file", "disk.vhdx", "]"];
+    let compare = |options: &[&'static str], with: &'static str| {
+        let words = ["compare", "--strict"]
+            .into_iter()
+            .chain(options.iter().copied());
+        room.diskferry(words.chain(export).chain([with])).ok();
+    };
+    compare(&["-f", "vhdx", "-F", "raw"], "disk.raw");
+    fs::copy(room.path("disk.vhdx"), room.path("copy")).unwrap();
+    compare(&["-F", "raw"], "copy");
+}

@@ -3,9 +3,11 @@
 use super::{at, by_another, by_qemu, convert, mixed_disk, reads_as};
 use crate::rig::{Room, assert_same_bytes, run};
 use diskferry::testkit::vmdk::{Grain, cowd, descriptor, se_sparse};
+use rustix::fs::{CWD, FileType, Mode, mknodat};
 use serde_json::Value;
 use std::fs::{self, File};
 use std::path::Path;
+use std::thread;
 
 const SUBFORMATS: [&str; 5] = [
     "monolithicSparse",
@@ -245,5 +247,30 @@ fn a_disk_that_is_cut_off_never_looks_whole() {
         file.set_len(file.metadata().unwrap().len() - cut).unwrap();
         room.diskferry(["copy", "--no-journal", "disk.vmdk", "null:"])
             .exits(1);
+    }
+}
+
+/// As it comes out of an OVA, or of a download: through a pipe, onto a target that holds something.
+#[test]
+fn a_stream_is_copied_from_a_pipe_without_a_file_between() {
+    for (size, seed) in [(3 << 20, 1), ((2 << 20) + 512 * 7, 2)] {
+        let room = Room::new();
+        mixed_disk(&room.path("disk.raw"), size, seed);
+        let option = "subformat=streamOptimized";
+        convert(&room, "vmdk", &["-o", option], "disk.raw", "disk.vmdk");
+        mknodat(CWD, room.path("pipe"), FileType::Fifo, Mode::RWXU, 0).unwrap();
+        let (from, to) = (room.path("disk.vmdk"), room.path("pipe"));
+        let writer = thread::spawn(move || fs::copy(from, to));
+        fs::write(
+            room.path("out.raw"),
+            vec![0x55; usize::try_from(size).unwrap()],
+        )
+        .unwrap();
+        let words = ["copy", "-f", "vmdk", "--overwrite", "pipe", "out.raw"];
+        room.diskferry(words).ok();
+        writer.join().unwrap().unwrap();
+        let raw = by_qemu(&room, "vmdk", "disk.vmdk", "qemu.raw");
+        assert_same_bytes(&raw, &room.path("out.raw"));
+        assert_same_bytes(&room.path("out.raw"), &raw);
     }
 }
