@@ -51,7 +51,9 @@ const ARROWS: &[(&str, &[&str])] = &[
     // Not `nbd`: what fails and lies does so behind the traits, whatever the protocol.
     (
         "testkit",
-        &["plan", "pipeline", "journal", "source", "format", "target"],
+        &[
+            "changes", "plan", "pipeline", "journal", "source", "format", "target",
+        ],
     ),
     ("report", &["plan", "pipeline"]),
     ("changes", &["vsphere", "source", "nbd"]),

@@ -51,7 +51,8 @@ pub(super) struct Copy {
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Pass and proof")]
 struct PassOptions {
-    /// Copy only what changed since this baseline: nbd-bitmap:NAME
+    /// Copy only what changed since this baseline: nbd-bitmap:NAME; or digest, which reads the
+    /// source and writes what differs from what was copied before
     #[arg(long, value_name = "BASELINE", value_parser = words::baseline)]
     changes_since: Option<Baseline>,
 

@@ -105,12 +105,13 @@ pub(super) fn digest() -> impl TypedValueParser<Value = Algorithm> {
     })
 }
 
-/// `nbd-bitmap:NAME`.
+/// `nbd-bitmap:NAME`, or `digest`.
 pub(super) fn baseline(word: &str) -> Result<Baseline, String> {
     match word.split_once(':') {
         Some(("nbd-bitmap", "")) => Err("the bitmap has no name".to_owned()),
         Some(("nbd-bitmap", name)) => Ok(Baseline::NbdBitmap(name.to_owned())),
-        _ => Err("known trackers: nbd-bitmap:NAME".to_owned()),
+        None if word == "digest" => Ok(Baseline::Digest),
+        _ => Err("known trackers: nbd-bitmap:NAME, digest".to_owned()),
     }
 }
 
@@ -202,7 +203,8 @@ mod tests {
         let name = |name: &str| Ok(Baseline::NbdBitmap(name.to_owned()));
         assert_eq!(baseline("nbd-bitmap:b0"), name("b0"));
         assert_eq!(baseline("nbd-bitmap:a:b"), name("a:b"));
-        for word in ["b0", "nbd-bitmap:", "cbt:x"] {
+        assert_eq!(baseline("digest"), Ok(Baseline::Digest));
+        for word in ["b0", "nbd-bitmap:", "cbt:x", "digest:x"] {
             assert!(baseline(word).is_err(), "{word}");
         }
     }

@@ -3,12 +3,13 @@
 //! The order is the guarantee: check everything, record what begins, copy with barriers, flush,
 //! prove if asked, give the target its name, and only then record that the pass is complete.
 
+use super::claims::Claims;
 use super::context::Context;
 use super::decide::Start;
-use super::feed::Feed;
+use super::feed::{Ahead, Feed};
 use super::ledger::{JobLedger, SharedJournal, append};
 use super::open::Opened;
-use super::options::{CopyOptions, Tuning};
+use super::options::{Baseline, CopyOptions, Tuning};
 use super::place::manifest_path;
 use super::recognize::{recognize, recognize_target};
 use super::sectors;
@@ -20,7 +21,7 @@ use crate::error::{Error, Kind, Result};
 use crate::extent::ByteRange;
 use crate::journal::{Begin, Journal, Manifest, PassBegin, Record, VERSION, unique_id};
 use crate::pipeline::counters::Totals;
-use crate::pipeline::{Ledger, RequestSize, Setup, run};
+use crate::pipeline::{Known, Ledger, RequestSize, Setup, run};
 use crate::plan::{Done, Shape};
 use crate::report::{Event, Ticker};
 use crate::target::{Target, Untouched, Zeroing};
@@ -56,8 +57,8 @@ pub(super) struct Job<'a> {
     pub(super) budget: Budget,
     pub(super) start: Start,
     pub(super) number: u32,
-    /// The manifest says what all of the target holds now.
-    pub(super) builds_on_complete_pass: bool,
+    /// A pass was complete before: the target holds a whole disk.
+    pub(super) whole: bool,
     pub(super) journal: Option<SharedJournal>,
     pub(super) began: Instant,
 }
@@ -77,16 +78,18 @@ impl Job<'_> {
         if self.start == Start::Finished {
             return self.finished().await;
         }
-        let mut ledger = self.record_begin()?.map(|manifest| JobLedger {
-            manifest,
-            journal: self.journal.clone(),
-        });
+        let mut ledger = self
+            .record_begin()?
+            .map(|manifest| JobLedger::new(manifest, self.journal.clone(), self.claims_blocks()));
         if self.start == Start::Fresh {
             self.probe().await?;
         }
         self.recognize(ledger.as_ref()).await?;
         let ticker = self.ticker();
         self.copy(done, ledger.as_mut()).await?;
+        if let Some(ledger) = &ledger {
+            ledger.manifest.marks().sync()?;
+        }
         if ledger.is_none() {
             // With one, the pass ended with a barrier, and nothing was written since.
             self.target.flush().await?;
@@ -279,14 +282,30 @@ impl Job<'_> {
         let (Some(ledger), Some(_)) = (ledger, &self.journal) else {
             return Ok(());
         };
-        if self.builds_on_complete_pass {
-            recognize_target(&self.target, &ledger.manifest, self.size(), &self.budget).await?;
+        let view = ledger.manifest.view();
+        if self.whole {
+            recognize_target(&self.target, &view, self.size(), &self.budget).await?;
         }
         match &self.opened.tracker {
-            Some(tracker) => {
-                recognize(&self.opened.source, tracker, &ledger.manifest, &self.budget).await
-            }
+            Some(tracker) => recognize(&self.opened.source, tracker, &view, &self.budget).await,
             None => Ok(()),
+        }
+    }
+
+    /// Whether blocks must be claimed before they are written: there is something to be unsure of.
+    fn claims_blocks(&self) -> bool {
+        self.whole && self.journal.is_some()
+    }
+
+    /// What happens to steps before they are handed out.
+    fn ahead(&self, ledger: Option<&JobLedger>) -> Ahead {
+        let Some(ledger) = ledger.filter(|ledger| ledger.claimed) else {
+            return Ahead::Nothing;
+        };
+        let claims = Arc::new(Claims::new(ledger.manifest.view()));
+        match self.options.pass.changes_since {
+            Some(Baseline::Digest) => Ahead::Compare(claims),
+            _ => Ahead::Claim(claims),
         }
     }
 
@@ -297,16 +316,22 @@ impl Job<'_> {
             window: WINDOW,
             coalesce: COALESCE,
         };
+        let ahead = self.ahead(ledger.as_deref());
+        let known = match &ahead {
+            Ahead::Compare(known) => Some(known.clone()),
+            Ahead::Nothing | Ahead::Claim(_) => None,
+        };
         let feed = Feed {
             source: self.opened.source.clone(),
             tracker: self.opened.tracker.clone(),
             shape,
             done: done.to_set(),
             ask_extents: self.options.zeroes.extents,
+            ahead,
         };
         let ledger = ledger.map(|ledger| ledger as &mut dyn Ledger);
         run(
-            self.setup(done),
+            self.setup(done, known),
             feed.stream(),
             ledger,
             self.context.stop.clone(),
@@ -314,7 +339,7 @@ impl Job<'_> {
         .await
     }
 
-    fn setup(&self, done: Done) -> Setup {
+    fn setup(&self, done: Done, known: Option<Arc<dyn Known>>) -> Setup {
         let zeroes = &self.options.zeroes;
         let untouched = self.target.untouched() == Untouched::Zero || zeroes.target_is_zero;
         Setup {
@@ -338,6 +363,7 @@ impl Job<'_> {
             // Only a pass that nothing went before can rely on it: a resumed one may have left
             // data where the source has zeroes by now.
             reads_zero: untouched && self.start == Start::Fresh,
+            known,
             rate: self.options.tuning.rate,
             done,
         }

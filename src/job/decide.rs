@@ -1,6 +1,6 @@
 //! What the journal and the request together mean: begin, continue, or nothing left to do. Pure.
 
-use super::options::Pass;
+use super::options::{Baseline, Pass};
 use crate::digest::Algorithm;
 use crate::endpoint::Identity;
 use crate::error::{Error, Kind, Result};
@@ -65,7 +65,7 @@ pub(super) fn decide(history: &History, wanted: &Wanted<'_>) -> Result<Start> {
     match &history.last {
         None => fresh(wanted),
         Some(last) if last.complete => after_complete(last, wanted),
-        Some(last) => after_incomplete(last, wanted),
+        Some(last) => after_incomplete(history, last, wanted),
     }
 }
 
@@ -99,8 +99,12 @@ fn after_complete(last: &PassState, wanted: &Wanted<'_>) -> Result<Start> {
     Ok(Start::Finished)
 }
 
-fn after_incomplete(last: &PassState, wanted: &Wanted<'_>) -> Result<Start> {
+fn after_incomplete(history: &History, last: &PassState, wanted: &Wanted<'_>) -> Result<Start> {
     let number = last.begin.number;
+    if history.whole && supersedes(wanted.pass, last) {
+        let number = number.saturating_add(1);
+        return Ok(Start::Next { number });
+    }
     if last.begin.pass != wanted.pass.name() || last.begin.since != wanted.pass.since() {
         let since = last
             .begin
@@ -132,6 +136,20 @@ fn after_incomplete(last: &PassState, wanted: &Wanted<'_>) -> Result<Start> {
         number,
         done: last.done.clone(),
     })
+}
+
+/// Whether a pass deals with all that one of another kind, cut short, may have written.
+///
+/// By digests it does: what that one was about to write is marked, and written. So it does with
+/// the same baseline: what had changed by then has changed by now.
+fn supersedes(pass: &Pass, last: &PassState) -> bool {
+    let another = last.begin.pass != pass.name() || last.begin.since != pass.since();
+    let reaches = match &pass.changes_since {
+        Some(Baseline::Digest) => true,
+        Some(_) => last.begin.since == pass.since(),
+        None => false,
+    };
+    another && reaches
 }
 
 fn same_source(last: &PassState, wanted: &Wanted<'_>) -> bool {
@@ -273,6 +291,46 @@ mod tests {
         };
         assert_eq!(ask(&history, &delta("b"), "other", "t"), Ok(over));
         assert_eq!(ask(&history, &delta("c"), "s", "t"), Err(Kind::Refused));
+    }
+
+    #[test]
+    fn a_pass_by_digests_takes_over_from_whatever_was_cut_short_on_a_whole_disk() {
+        let digest = Pass {
+            changes_since: Some(Baseline::Digest),
+            is_final: false,
+        };
+        for cut in [delta("b"), full(), digest.clone()] {
+            let history = after(&[(&full(), true), (&cut, false)]);
+            let start = ask(&history, &digest, "s", "t");
+            let resumes = matches!(start, Ok(Start::Resume { number: 2, .. }));
+            assert_eq!(resumes, cut == digest, "{cut:?}: {start:?}");
+            assert!(
+                resumes || start == Ok(Start::Next { number: 3 }),
+                "{start:?}"
+            );
+        }
+        for nothing_whole in [vec![], vec![(&full(), false)]] {
+            let start = ask(&after(&nothing_whole), &digest, "s", "t");
+            assert_eq!(start, Err(Kind::Refused), "{nothing_whole:?}");
+        }
+    }
+
+    #[test]
+    fn a_final_pass_takes_over_from_a_delta_since_the_same_baseline_only() {
+        let last = |bitmap: &str| Pass {
+            is_final: true,
+            ..delta(bitmap)
+        };
+        let history = after(&[(&full(), true), (&delta("b"), false)]);
+        let next = Ok(Start::Next { number: 3 });
+        assert_eq!(ask(&history, &last("b"), "s", "t"), next);
+        assert_eq!(ask(&history, &last("c"), "s", "t"), Err(Kind::Refused));
+        let digest = Pass {
+            changes_since: Some(Baseline::Digest),
+            is_final: false,
+        };
+        let history = after(&[(&full(), true), (&digest, false)]);
+        assert_eq!(ask(&history, &delta("b"), "s", "t"), Err(Kind::Refused));
     }
 
     #[test]

@@ -1,10 +1,11 @@
 //! Asks source and tracker, window by window, and plans.
 
 use crate::changes::Tracker;
+use crate::digest::Digest;
 use crate::error::{Error, Kind, Result};
 use crate::extent::{ByteRange, Extent, RangeSet};
-use crate::pipeline::Planned;
-use crate::plan::{Shape, steps, windows, worth_asking};
+use crate::pipeline::{Known, Planned};
+use crate::plan::{Shape, Step, runs, steps, windows, worth_asking};
 use crate::source::{Source, all_extents};
 use futures_util::stream::{self, Stream, StreamExt};
 use std::sync::Arc;
@@ -23,6 +24,18 @@ pub(super) struct Feed {
     pub(super) done: RangeSet,
     /// Ask the source what is zero.
     pub(super) ask_extents: bool,
+    pub(super) ahead: Ahead,
+}
+
+/// What happens to steps before they are handed out.
+#[derive(Clone, Debug)]
+pub(super) enum Ahead {
+    /// Nothing: the target does not hold a whole disk yet.
+    Nothing,
+    /// All of them are claimed, so that no request has to wait for it.
+    Claim(Arc<dyn Known>),
+    /// Zeroes that the target is known to hold are left out; requests claim what they write.
+    Compare(Arc<dyn Known>),
 }
 
 impl Feed {
@@ -41,9 +54,20 @@ impl Feed {
     async fn plan(&self, window: ByteRange) -> Result<Planned> {
         let todo = self.todo(window).await?;
         let extents = self.extents(&todo).await?;
+        let mut steps = steps(self.shape, window, &todo, &extents);
+        let mut skipped = 0;
+        match &self.ahead {
+            Ahead::Nothing => {}
+            Ahead::Claim(known) => {
+                let ranges: Vec<_> = steps.iter().map(|step| step.range()).collect();
+                known.claim(&ranges).await?;
+            }
+            Ahead::Compare(known) => (steps, skipped) = self.without_zeroes(&**known, &steps)?,
+        }
         Ok(Planned {
             window,
-            steps: steps(self.shape, window, &todo, &extents),
+            steps,
+            skipped,
         })
     }
 
@@ -57,6 +81,30 @@ impl Feed {
             }
         }
         Ok(found)
+    }
+
+    /// The steps without zeroes that the target is known to hold, and how many bytes those are.
+    fn without_zeroes(&self, known: &dyn Known, steps: &[Step]) -> Result<(Vec<Step>, u64)> {
+        let mut left = Vec::new();
+        let mut skipped = 0u64;
+        for step in steps {
+            let Step::Zero(range) = *step else {
+                left.push(*step);
+                continue;
+            };
+            let known = known.digests(range)?;
+            let wanted = known.iter().map(|digest| *digest != Some(Digest::ZERO));
+            let before = left.len();
+            left.extend(
+                runs(range, self.shape.grain, wanted)
+                    .into_iter()
+                    .map(Step::Zero),
+            );
+            let zeroed = left.iter().skip(before).map(|step| step.range().len());
+            let zeroed = zeroed.fold(0u64, u64::saturating_add);
+            skipped = skipped.saturating_add(range.len().saturating_sub(zeroed));
+        }
+        Ok((left, skipped))
     }
 
     /// What of the window must be dealt with: what changed, without what is done.

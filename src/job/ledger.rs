@@ -1,11 +1,12 @@
 //! Records the progress of a pass in its journal and manifest.
 
-use crate::digest::{Algorithm, Digest};
+use crate::digest::{Algorithm, BLOCK, Digest};
 use crate::error::Result;
-use crate::extent::ByteRange;
-use crate::journal::{Journal, Manifest, Record};
+use crate::extent::{ByteRange, RangeSet};
+use crate::journal::{Journal, Manifest, Mark, Record};
 use crate::pipeline::{Commit, Ledger};
 use crate::plan::Done;
+use std::mem;
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// A checkpoint comes early when so many manifest pages of 4 KiB wait for it: a scattered delta
@@ -28,6 +29,27 @@ pub(super) fn append(journal: &SharedJournal, record: &Record) -> Result<()> {
 pub(super) struct JobLedger {
     pub(super) manifest: Manifest,
     pub(super) journal: Option<SharedJournal>,
+    /// What is written was claimed before, and is known again after the next barrier.
+    pub(super) claimed: bool,
+    /// Written since the last barrier; kept only of what was claimed.
+    written: RangeSet,
+}
+
+impl JobLedger {
+    pub(super) fn new(manifest: Manifest, journal: Option<SharedJournal>, claimed: bool) -> Self {
+        Self {
+            manifest,
+            journal,
+            claimed,
+            written: RangeSet::default(),
+        }
+    }
+
+    fn wrote(&mut self, range: ByteRange) {
+        if self.claimed {
+            self.written.insert(range);
+        }
+    }
 }
 
 impl Ledger for JobLedger {
@@ -36,10 +58,13 @@ impl Ledger for JobLedger {
     }
 
     fn copied(&mut self, offset: u64, digests: &[Digest]) -> Result<()> {
+        let blocks = u64::try_from(digests.len()).unwrap_or(u64::MAX);
+        self.wrote(ByteRange::at(offset, blocks.saturating_mul(BLOCK)));
         self.manifest.record(offset, digests)
     }
 
     fn zeroed(&mut self, range: ByteRange) -> Result<()> {
+        self.wrote(range);
         self.manifest.zero(range)
     }
 
@@ -49,9 +74,15 @@ impl Ledger for JobLedger {
 
     fn checkpoint(&mut self, done: Done) -> Commit {
         let digests = self.manifest.checkpoint();
+        let (marks, written) = (self.manifest.marks(), mem::take(&mut self.written));
         let journal = self.journal.clone();
         Box::new(move || {
             digests.write()?;
+            // Only now: a mark says that the digest in the file is right. It need not be durable
+            // before the record; a mark that is lost makes a block less known than it is.
+            for range in written.iter() {
+                marks.put(range, Mark::Known)?;
+            }
             match journal {
                 Some(journal) => append(&journal, &Record::Barrier { done }),
                 None => Ok(()),

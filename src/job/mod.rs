@@ -7,6 +7,7 @@
 //!  open.rs        addresses to open endpoints
 //!  recognize.rs   is this the disk that was copied before?
 //!  feed.rs        asks source and tracker, and plans
+//!  claims.rs      says durably which blocks are about to be written
 //!  ledger.rs      records progress in journal and manifest
 //!  sectors.rs     will the guest find its partitions?
 //!  prepare.rs     opens both ends and the journal, and decides
@@ -18,6 +19,7 @@
 //!  serve.rs       a source over NBD
 //! ```
 
+mod claims;
 mod context;
 mod copy;
 mod decide;
@@ -34,6 +36,9 @@ mod sectors;
 pub mod serve;
 mod stream;
 mod verify;
+
+#[cfg(test)]
+mod tests;
 
 pub use context::Context;
 pub use copy::Outcome;

@@ -87,10 +87,7 @@ pub(super) async fn source(options: &CopyOptions, counters: &Counters) -> Result
             let what = format!("{} has no changed block tracking", options.source);
             return Err(Error::new(Kind::Refused, what).hint("cbt needs a vddk:// source"));
         }
-        Some(Baseline::Digest) => {
-            return Err(Error::new(Kind::Unsupported, "no pass by digests yet"));
-        }
-        None => {
+        None | Some(Baseline::Digest) => {
             let disk = open_source(&options.source, &options.reading, client).await?;
             return Ok(Opened {
                 source: disk.source,

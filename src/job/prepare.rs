@@ -4,7 +4,7 @@ use super::context::Context;
 use super::copy::{Job, Outcome};
 use super::decide::{Start, Wanted, decide};
 use super::open::{self, How, Opened};
-use super::options::{CopyOptions, ImageFormat, JournalPlace};
+use super::options::{Baseline, CopyOptions, ImageFormat, JournalPlace};
 use super::place::journal_path;
 use crate::buffer::Budget;
 use crate::endpoint::Identity;
@@ -57,7 +57,7 @@ pub(super) async fn attempt(
         making: options.making.clone(),
     };
     let target = open::target(&options.target, &options.tuning, &how, &context.counters).await?;
-    let builds_on_complete_pass = history.last.as_ref().is_some_and(|pass| pass.complete);
+    let whole = history.whole;
     let tuning = &options.tuning;
     let memory = usize::try_from(tuning.memory).unwrap_or(usize::MAX);
     let job = Job {
@@ -66,7 +66,7 @@ pub(super) async fn attempt(
         budget: Budget::new(memory, tuning.requests),
         identity: found.identity,
         number,
-        builds_on_complete_pass,
+        whole,
         start,
         journal: journal.map(|journal| Arc::new(Mutex::new(journal))),
         opened,
@@ -93,7 +93,7 @@ fn check_image_target(options: &CopyOptions) -> Result<()> {
 }
 
 /// How this pass starts, by the journal or without one.
-fn begin(
+pub(super) fn begin(
     options: &CopyOptions,
     opened: &Opened,
     target: &Identity,
@@ -110,13 +110,17 @@ fn begin(
     match journal {
         Some(journal) => decide(history, &wanted)
             .map_err(|error| error.context(format!("journal {}", journal.path().display()))),
+        None if options.pass.changes_since == Some(Baseline::Digest) => {
+            let what = "a pass by digests compares with the journal of the passes before it";
+            Err(Error::new(Kind::Refused, what).hint("leave out --no-journal"))
+        }
         // Without a journal a delta is taken on trust.
         None if options.pass.changes_since.is_some() => Ok(Start::Next { number: 1 }),
         None => Ok(Start::Fresh),
     }
 }
 
-fn number(start: &Start, history: &History) -> u32 {
+pub(super) fn number(start: &Start, history: &History) -> u32 {
     match start {
         Start::Fresh => 1,
         Start::Next { number } | Start::Resume { number, .. } => *number,

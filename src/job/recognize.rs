@@ -9,7 +9,7 @@ use crate::changes::Tracker;
 use crate::digest::{BLOCK, Digest};
 use crate::error::{Error, Kind, Result};
 use crate::extent::ByteRange;
-use crate::journal::Manifest;
+use crate::journal::View;
 use crate::source::Source;
 use crate::target::Target;
 use futures_util::future::ready;
@@ -23,14 +23,14 @@ const PLACES: u64 = 64;
 /// Blocks that are compared at most.
 const SAMPLES: usize = 16;
 
-/// Compares some unchanged blocks of `source` with `manifest`.
+/// Compares some unchanged blocks of `source` with what is known of them.
 ///
 /// # Errors
 /// `Refused` if one differs; or the source, the tracker or the manifest cannot be read.
 pub(super) async fn recognize(
     source: &Arc<dyn Source>,
     tracker: &Arc<dyn Tracker>,
-    manifest: &Manifest,
+    view: &View,
     budget: &Budget,
 ) -> Result<()> {
     let compare = async |(place, digest): (ByteRange, Digest)| {
@@ -40,7 +40,7 @@ pub(super) async fn recognize(
         let data = source
             .read(place.start, buffer_for(budget, place).await)
             .await?;
-        if manifest.algorithm().digest(&data) == digest {
+        if view.algorithm().digest(&data) == digest {
             return Ok(true);
         }
         let what = "the source differs from what was copied where its bitmap says unchanged";
@@ -48,16 +48,16 @@ pub(super) async fn recognize(
             .at(place.start)
             .hint("is this the same disk, and was the bitmap started before the last pass?"))
     };
-    sample(remembered(manifest, source.size())?, compare).await
+    sample(remembered(view, source.size())?, compare).await
 }
 
-/// Compares some blocks of the target with what the manifest says it holds.
+/// Compares some blocks of the target with what is known of them.
 ///
 /// # Errors
 /// `Refused` if one differs; or the target or the manifest cannot be read.
 pub(super) async fn recognize_target(
     target: &Arc<dyn Target>,
-    manifest: &Manifest,
+    view: &View,
     size: u64,
     budget: &Budget,
 ) -> Result<()> {
@@ -68,7 +68,7 @@ pub(super) async fn recognize_target(
         let data = target
             .read_back(place.start, buffer_for(budget, place).await)
             .await?;
-        if manifest.algorithm().digest(&data) == digest {
+        if view.algorithm().digest(&data) == digest {
             return Ok(true);
         }
         let what = "the target does not hold what was copied to it";
@@ -76,7 +76,7 @@ pub(super) async fn recognize_target(
             .at(place.start)
             .hint("is this the same disk? to copy anew, add --restart"))
     };
-    sample(remembered(manifest, size)?, compare).await
+    sample(remembered(view, size)?, compare).await
 }
 
 /// Compares places, many at once, until enough of them could be.
@@ -91,13 +91,12 @@ where
     Ok(())
 }
 
-/// Places whose content the manifest remembers, and its digest.
-fn remembered(manifest: &Manifest, size: u64) -> Result<Vec<(ByteRange, Digest)>> {
+/// Places whose content is known, and its digest.
+fn remembered(view: &View, size: u64) -> Result<Vec<(ByteRange, Digest)>> {
     let mut found = Vec::new();
     for place in places(size) {
-        match manifest.digests(place)?.first() {
-            Some(&digest) if digest != Digest::ZERO => found.push((place, digest)),
-            _ => {}
+        if let Some(digest) = content(view, place)? {
+            found.push((place, digest));
         }
     }
     Ok(found)
@@ -105,6 +104,12 @@ fn remembered(manifest: &Manifest, size: u64) -> Result<Vec<(ByteRange, Digest)>
 
 async fn buffer_for(budget: &Budget, place: ByteRange) -> Buffer {
     budget.take(usize::try_from(place.len()).unwrap_or(0)).await
+}
+
+/// The digest of a block that is known, and not of zeroes, which every disk has.
+fn content(view: &View, place: ByteRange) -> Result<Option<Digest>> {
+    let known = view.digests(place)?.first().copied().flatten();
+    Ok(known.filter(|digest| *digest != Digest::ZERO))
 }
 
 /// Whole blocks spread evenly over the disk.

@@ -11,6 +11,8 @@ pub struct History {
     pub begin: Option<Begin>,
     /// The last pass that began.
     pub last: Option<PassState>,
+    /// Some pass was complete: all of the target was written once.
+    pub whole: bool,
     /// The target's measured zeroing.
     pub probe: Option<serde_json::Value>,
 }
@@ -75,6 +77,7 @@ impl History {
                 if *number == pass.begin.number =>
             {
                 pass.complete = true;
+                self.whole = true;
                 pass.proven |= *proven;
             }
             _ => return Err(out_of_order(record)),

@@ -1,10 +1,12 @@
 //! What the target must hold: a digest for each block, in a file beside the journal.
 //!
-//! A header of one page, then 16 bytes per 64 KiB block in order. Blocks of zeroes have an
-//! all-zero digest, so the manifest of a sparse disk is a sparse file. Changed pages stay in
-//! memory until the next barrier: [`Manifest::checkpoint`] hands them over to be written by
-//! another thread while the pass goes on.
+//! A header of one page, then 16 bytes per 64 KiB block in order, then a byte per block that says
+//! how far its digest can be relied on ([`Marks`]). Blocks of zeroes have an all-zero digest, so the
+//! manifest of a sparse disk is a sparse file. Changed pages stay in memory until the next barrier:
+//! [`Manifest::checkpoint`] hands them over to be written by another thread while the pass goes on.
 
+use super::marks::Marks;
+use super::view::View;
 use crate::digest::{Algorithm, BLOCK, Digest, LEN};
 use crate::error::{Error, Kind, Result};
 use crate::extent::ByteRange;
@@ -17,7 +19,7 @@ use std::sync::Arc;
 use zerocopy::little_endian::{U32, U64};
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout, Unaligned};
 
-const MAGIC: &[u8; 16] = b"diskferry map 1\n";
+const MAGIC: &[u8; 16] = b"diskferry map 2\n";
 
 /// Bytes of the header, and of each page that is kept in memory.
 const PAGE: usize = 4096;
@@ -26,7 +28,7 @@ const PAGE: usize = 4096;
 const PAGE_BYTES: u64 = 4096;
 
 /// Digests in a page.
-const PER_PAGE: u64 = 256;
+pub(super) const PER_PAGE: u64 = 256;
 
 /// Bytes of disk under a page.
 const PAGE_SPAN: u64 = PER_PAGE * BLOCK;
@@ -179,6 +181,23 @@ impl Manifest {
         self.algorithm
     }
 
+    /// How far the digests can be relied on.
+    #[must_use]
+    pub fn marks(&self) -> Marks {
+        Marks::new(self.file.clone(), first_mark(self.size))
+    }
+
+    /// What is in the file now, without what waits for the next checkpoint.
+    #[must_use]
+    pub fn view(&self) -> View {
+        View {
+            file: self.file.clone(),
+            algorithm: self.algorithm,
+            size: self.size,
+            marks: self.marks(),
+        }
+    }
+
     /// Pages that wait for the next checkpoint: what this costs in memory, times 4 KiB.
     #[must_use]
     pub fn pending(&self) -> usize {
@@ -321,9 +340,18 @@ fn file_offset(page: u64) -> u64 {
     page.saturating_add(1).saturating_mul(PAGE_BYTES)
 }
 
-/// Whole pages, so that a page can always be read.
-fn file_length(size: u64) -> u64 {
+/// Where the digest of a block is.
+pub(super) fn first_digest(block: u64) -> u64 {
+    file_offset(0).saturating_add(block.saturating_mul(LEN as u64))
+}
+
+/// Behind the digests, of which there are whole pages, so that a page can always be read.
+fn first_mark(size: u64) -> u64 {
     file_offset(size.div_ceil(PAGE_SPAN))
+}
+
+fn file_length(size: u64) -> u64 {
+    first_mark(size).saturating_add(size.div_ceil(BLOCK))
 }
 
 fn code(algorithm: Algorithm) -> u32 {

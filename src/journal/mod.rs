@@ -11,16 +11,22 @@
 //!  history.rs    records → what they mean                no I/O
 //!  log.rs        the file: lock, recover, append
 //!  manifest.rs   the other file: digests by block
+//!  marks.rs      how far each digest can be relied on
+//!  view.rs       what is known for good while a pass changes it
 //! ```
 
 mod frame;
 mod history;
 mod log;
 mod manifest;
+mod marks;
 mod record;
+mod view;
 
 pub use frame::{Recovered, recover};
 pub use history::{History, PassState};
 pub use log::{Journal, unique_id};
 pub use manifest::{Checkpoint, Manifest};
+pub use marks::{Mark, Marks};
 pub use record::{Begin, PassBegin, Record, VERSION};
+pub use view::View;

@@ -7,6 +7,7 @@
 //! ```text
 //!  run.rs       the loop: dispatch, settle, barrier, stop
 //!  request.rs   one request: read, digest, find zeroes, write
+//!  known.rs     what the target holds already
 //!  pieces.rs    data and zeroes within a buffer           pure
 //!  pace.rs      --rate, and when a barrier is due         pure
 //!  sizer.rs     how long a request should be              pure
@@ -15,6 +16,7 @@
 //! ```
 
 pub mod counters;
+mod known;
 mod ledger;
 mod pace;
 mod pieces;
@@ -23,6 +25,7 @@ mod run;
 mod sizer;
 mod stop;
 
+pub use known::Known;
 pub use ledger::{Commit, Ledger};
 pub use run::{Planned, Setup, run};
 pub use sizer::RequestSize;

@@ -1,9 +1,10 @@
 //! The loop: dispatch, settle, barrier, stop.
 
 use super::counters::Counters;
+use super::known::Known;
 use super::ledger::Ledger;
 use super::pace::{Barriers, RateLimit};
-use super::request::{self, Content, Settled, Shared};
+use super::request::{self, Part, Settled, Shared};
 use super::sizer::{RequestSize, Sizer};
 use super::stop::Stop;
 use crate::buffer::Budget;
@@ -41,6 +42,8 @@ pub struct Planned {
     pub window: ByteRange,
     /// In order.
     pub steps: Vec<Step>,
+    /// Bytes of the window that need no step: the target is known to hold what it must.
+    pub skipped: u64,
 }
 
 /// What a run of the pipeline needs.
@@ -66,6 +69,8 @@ pub struct Setup {
     pub zeroing: Zeroing,
     /// The target reads as zero wherever this pass has not written: nothing needs zeroing.
     pub reads_zero: bool,
+    /// Write only blocks that differ from what is known here, which needs a ledger.
+    pub known: Option<Arc<dyn Known>>,
     /// Bytes per second.
     pub rate: Option<u64>,
     /// What an earlier run of this pass made durable.
@@ -133,6 +138,7 @@ impl<'a> Run<'a> {
             zeroing: setup.zeroing,
             reads_zero: setup.reads_zero,
             digest: ledger.as_ref().map(|ledger| ledger.algorithm()),
+            known: setup.known,
         };
         Self {
             shared: Arc::new(shared),
@@ -192,6 +198,7 @@ impl<'a> Run<'a> {
 
     fn enqueue(&mut self, planned: Planned) {
         self.fed = planned.window.end;
+        Counters::add(&self.shared.counters.skipped, planned.skipped);
         self.queue.extend(planned.steps);
         if self.queue.is_empty() {
             self.note_position();
@@ -245,11 +252,14 @@ impl<'a> Run<'a> {
     }
 
     fn settle(&mut self, settled: Settled) -> Result<()> {
-        let Settled { range, content } = settled;
+        let Settled { step, parts } = settled;
+        let range = step.range();
         if let Some(ledger) = &mut self.ledger {
-            match &content {
-                Content::Zero => ledger.zeroed(range)?,
-                Content::Data(digests) => ledger.copied(range.start, digests)?,
+            for part in &parts {
+                match part {
+                    Part::Zero(range) => ledger.zeroed(*range)?,
+                    Part::Data { offset, digests } => ledger.copied(*offset, digests)?,
+                }
             }
         }
         self.frontier.finished(range);
@@ -257,7 +267,7 @@ impl<'a> Run<'a> {
         if self.ledger.is_some() {
             self.barriers.completed(range.len());
         }
-        if let Content::Data(_) = content {
+        if let Step::Copy(_) = step {
             self.bytes_out = self.bytes_out.saturating_sub(range.len());
             self.sizer.completed(range.len(), self.began.elapsed());
         }

@@ -4,16 +4,19 @@
 //!  window.rs     cuts a disk into windows, so that no whole-disk list ever exists
 //!  steps.rs      one window: what is known of it → the ordered work in it
 //!  ask.rs        where to ask the source what is zero
+//!  runs.rs       runs of blocks that something is true of
 //!  frontier.rs   which steps are out, and up to where everything is done
 //! ```
 
 mod ask;
 mod frontier;
+mod runs;
 mod steps;
 mod window;
 
 pub use ask::worth_asking;
 pub use frontier::{Done, Frontier};
+pub use runs::runs;
 pub use steps::{Step, steps};
 pub use window::windows;
 

@@ -7,6 +7,7 @@
 //!  image.rs        what the contract of Image says; images in memory
 //!  vdi.rs vhd.rs vhdx.rs  images made by hand
 //!  vmdk.rs         VMDK extents made by hand
+//!  tracker.rs      MemTracker: tells changes, and keeps some to itself
 //!  conformance.rs  what the contracts of Source and Target say, tried on any endpoint
 //! ```
 //!
@@ -21,8 +22,10 @@ pub mod vhd;
 pub mod vhdx;
 pub mod vmdk;
 mod store;
+mod tracker;
 
 pub use conformance::{check_source, check_target};
 pub use fault::{Fault, Faults, FaultySource, FaultyTarget, Op};
 pub use image::{MemFiles, check_image};
 pub use memory::{Call, MemSource, MemTarget};
+pub use tracker::MemTracker;

@@ -88,6 +88,7 @@ fn setup(source: Arc<dyn Source>, target: Arc<dyn Target>, done: Done) -> Setup 
         sparse: 4096,
         zeroing: Zeroing::Unmap,
         reads_zero: false,
+        known: None,
         rate: None,
         done,
     }
@@ -116,6 +117,7 @@ fn steps(done: &Done) -> Vec<Result<Planned>> {
     vec![Ok(Planned {
         window: disk,
         steps,
+        skipped: 0,
     })]
 }
 

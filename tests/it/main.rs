@@ -13,6 +13,7 @@ mod badinput;
 mod cli;
 mod engine;
 mod delta;
+mod digest;
 mod demo;
 mod faults;
 mod formats;

@@ -135,6 +135,7 @@ impl Copy<'_> {
                 Zeroing::Unmap
             },
             reads_zero: self.reads_zero,
+            known: None,
             rate: None,
             done: Done::default(),
         };
@@ -215,7 +216,11 @@ fn feed(
                     false => Vec::new(),
                 };
                 let steps = steps(shape, window, &[window], &known);
-                Ok(Planned { window, steps })
+                Ok(Planned {
+                    window,
+                    steps,
+                    skipped: 0,
+                })
             }
         })
         .buffered(2)
