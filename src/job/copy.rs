@@ -11,9 +11,9 @@ use super::ledger::{JobLedger, SharedJournal, append};
 use super::open::Opened;
 use super::options::{Baseline, CopyOptions, Tuning};
 use super::place::manifest_path;
+use super::prove::{Proof, Scope};
 use super::recognize::{recognize, recognize_target};
 use super::sectors;
-use super::verify::{Proof, prove};
 use crate::buffer::Budget;
 use crate::digest::BLOCK;
 use crate::endpoint::Identity;
@@ -59,6 +59,8 @@ pub(super) struct Job<'a> {
     pub(super) number: u32,
     /// A pass was complete before: the target holds a whole disk.
     pub(super) whole: bool,
+    /// A proof of everything was begun and is not complete.
+    pub(super) proving: bool,
     pub(super) journal: Option<SharedJournal>,
     pub(super) began: Instant,
 }
@@ -96,7 +98,7 @@ impl Job<'_> {
         }
         let proven = match &ledger {
             Some(ledger) if self.wants_proof() => {
-                self.prove(&ledger.manifest).await?;
+                self.prove(&ledger.manifest, self.scope()).await?;
                 true
             }
             _ => false,
@@ -150,7 +152,7 @@ impl Job<'_> {
             .warn("this pass was completed before; the target is compared with its manifest");
         let manifest = self.open_manifest()?;
         let ticker = self.ticker();
-        self.prove(&manifest).await?;
+        self.prove(&manifest, Scope::All).await?;
         drop(ticker);
         Ok(self.done(true))
     }
@@ -181,6 +183,14 @@ impl Job<'_> {
         self.options
             .verify
             .unwrap_or(self.options.pass.is_final && possible)
+    }
+
+    /// All of it if a user asks; else what was not proven since it was written.
+    fn scope(&self) -> Scope {
+        match self.options.verify {
+            Some(true) => Scope::All,
+            _ => Scope::Unproven,
+        }
     }
 
     fn is_delta_without_journal(&self) -> bool {
@@ -317,6 +327,10 @@ impl Job<'_> {
             coalesce: COALESCE,
         };
         let ahead = self.ahead(ledger.as_deref());
+        if matches!(ahead, Ahead::Compare(_)) && self.grain() > BLOCK {
+            let what = "a pass by digests writes blocks of 64 KiB, and the target only longer ones";
+            return Err(Error::new(Kind::Unsupported, what));
+        }
         let known = match &ahead {
             Ahead::Compare(known) => Some(known.clone()),
             Ahead::Nothing | Ahead::Claim(_) => None,
@@ -374,8 +388,8 @@ impl Job<'_> {
         BLOCK.max(self.target.limits().align.into())
     }
 
-    async fn prove(&self, manifest: &Manifest) -> Result<()> {
-        self.context.tell(&Event::Verify { bytes: self.size() });
+    /// Reads back what `scope` says and compares it.
+    async fn prove(&self, manifest: &Manifest, scope: Scope) -> Result<()> {
         let proof = Proof {
             target: &self.target,
             manifest,
@@ -384,7 +398,16 @@ impl Job<'_> {
             counters: &self.context.counters,
             requests: self.options.tuning.requests.min(16),
         };
-        prove(&proof, self.context.stop.clone()).await
+        if scope == Scope::All && !self.proving {
+            proof.forget()?;
+            if let Some(journal) = &self.journal {
+                append(journal, &Record::Prove { at: now() })?;
+            }
+        }
+        self.context.tell(&Event::Verify {
+            bytes: proof.left()?,
+        });
+        proof.run(self.context.stop.clone()).await
     }
 }
 
@@ -415,7 +438,8 @@ fn request_size(tuning: &Tuning, target: &dyn Target) -> RequestSize {
     }
 }
 
-fn now() -> u64 {
+/// Seconds since 1970.
+pub(super) fn now() -> u64 {
     SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .map_or(0, |time| time.as_secs())

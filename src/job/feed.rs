@@ -1,7 +1,7 @@
 //! Asks source and tracker, window by window, and plans.
 
 use crate::changes::Tracker;
-use crate::digest::Digest;
+use crate::digest::{BLOCK, Digest};
 use crate::error::{Error, Kind, Result};
 use crate::extent::{ByteRange, Extent, RangeSet};
 use crate::pipeline::{Known, Planned};
@@ -95,11 +95,7 @@ impl Feed {
             let known = known.digests(range)?;
             let wanted = known.iter().map(|digest| *digest != Some(Digest::ZERO));
             let before = left.len();
-            left.extend(
-                runs(range, self.shape.grain, wanted)
-                    .into_iter()
-                    .map(Step::Zero),
-            );
+            left.extend(runs(range, BLOCK, wanted).into_iter().map(Step::Zero));
             let zeroed = left.iter().skip(before).map(|step| step.range().len());
             let zeroed = zeroed.fold(0u64, u64::saturating_add);
             skipped = skipped.saturating_add(range.len().saturating_sub(zeroed));

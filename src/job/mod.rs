@@ -15,7 +15,8 @@
 //!  persist.rs     the same again, when what failed may pass
 //!  stream.rs      the same for a stream
 //!  forward.rs     the same for a VMDK that comes as a stream
-//!  verify.rs      the target against its manifest
+//!  prove.rs       the target, read back, against its manifest
+//!  verify.rs      a proof by itself
 //!  serve.rs       a source over NBD
 //! ```
 
@@ -29,6 +30,7 @@ mod ledger;
 mod open;
 pub mod options;
 mod place;
+mod prove;
 mod prepare;
 mod persist;
 mod recognize;
@@ -44,5 +46,6 @@ pub use context::Context;
 pub use copy::Outcome;
 pub use open::{Disk, any_source};
 pub use persist::copy;
+pub use prove::Scope;
 pub use stream::copy as copy_stream;
-pub use verify::{VerifyOptions, verify};
+pub use verify::{VerifyOptions, prove, verify};

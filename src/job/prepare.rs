@@ -57,7 +57,7 @@ pub(super) async fn attempt(
         making: options.making.clone(),
     };
     let target = open::target(&options.target, &options.tuning, &how, &context.counters).await?;
-    let whole = history.whole;
+    let (whole, proving) = (history.whole, history.proving);
     let tuning = &options.tuning;
     let memory = usize::try_from(tuning.memory).unwrap_or(usize::MAX);
     let job = Job {
@@ -67,6 +67,7 @@ pub(super) async fn attempt(
         identity: found.identity,
         number,
         whole,
+        proving,
         start,
         journal: journal.map(|journal| Arc::new(Mutex::new(journal))),
         opened,

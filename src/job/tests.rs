@@ -5,3 +5,4 @@ mod bench;
 mod cuts;
 mod digest;
 mod order;
+mod proof;

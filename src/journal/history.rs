@@ -13,6 +13,8 @@ pub struct History {
     pub last: Option<PassState>,
     /// Some pass was complete: all of the target was written once.
     pub whole: bool,
+    /// A proof of everything was begun and is not complete.
+    pub proving: bool,
     /// The target's measured zeroing.
     pub probe: Option<serde_json::Value>,
 }
@@ -78,7 +80,13 @@ impl History {
             {
                 pass.complete = true;
                 self.whole = true;
+                self.proving &= !*proven;
                 pass.proven |= *proven;
+            }
+            (Record::Prove { .. }, Some(_)) => self.proving = true,
+            (Record::Proven { .. }, Some(pass)) if pass.complete => {
+                pass.proven = true;
+                self.proving = false;
             }
             _ => return Err(out_of_order(record)),
         }
@@ -92,6 +100,8 @@ fn out_of_order(record: &Record) -> Error {
         Record::Pass(_) => "pass",
         Record::Probe { .. } => "probe",
         Record::Barrier { .. } => "barrier",
+        Record::Prove { .. } => "prove",
+        Record::Proven { .. } => "proven",
         Record::PassDone { .. } => "pass-done",
     };
     Error::new(

@@ -27,6 +27,16 @@ pub enum Record {
         /// What this pass has dealt with.
         done: Done,
     },
+    /// Everything is to be read back and compared anew; what was proven before counts no more.
+    Prove {
+        /// Seconds since 1970, for people.
+        at: u64,
+    },
+    /// Every block of the target was read back and compared since it was last written.
+    Proven {
+        /// Seconds since 1970, for people.
+        at: u64,
+    },
     /// The pass is complete and durable. The last record of a run that exits 0.
     PassDone {
         /// Number of the pass.

@@ -8,7 +8,9 @@ use crate::error::Result;
 use crate::extent::ByteRange;
 use crate::job::copy::{Job, Outcome, open_manifest};
 use crate::job::open::Opened;
-use crate::job::options::{Baseline, CopyOptions, JournalPlace, Pass, Reading, Tuning, Zeroes};
+use crate::job::options::{
+    Baseline, CopyOptions, JournalPlace, Making, Pass, Reading, Tuning, Zeroes,
+};
 use crate::job::{Context, prepare};
 use crate::journal::{Journal, Manifest};
 use crate::pipeline::Stop;
@@ -93,6 +95,7 @@ impl Bench {
             source: Address::Null,
             reading: Reading::default(),
             target: Address::Null,
+            making: Making::default(),
             pass,
             journal: JournalPlace::Path(self.journal()),
             restart: false,
@@ -151,6 +154,7 @@ impl Bench {
             context: self.context(stop),
             number: prepare::number(&start, &history),
             whole: history.whole,
+            proving: history.proving,
             start,
             journal: Some(Arc::new(Mutex::new(journal))),
             target,
@@ -167,6 +171,20 @@ impl Bench {
         let options = self.options(pass);
         let faults = Faults::default();
         block_on(self.run(&options, tracker, &faults, Stop::never())).unwrap()
+    }
+
+    /// A final pass that proves what is left to be proven; the bytes that it read back.
+    pub(super) fn last(&self, changes_since: Option<Baseline>) -> u64 {
+        let options = CopyOptions {
+            verify: None,
+            ..self.options(Pass {
+                changes_since,
+                is_final: true,
+            })
+        };
+        let faults = Faults::default();
+        let run = self.run(&options, None, &faults, Stop::never());
+        block_on(run).unwrap().totals.verified
     }
 
     #[track_caller]

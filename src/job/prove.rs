@@ -1,0 +1,209 @@
+//! Reads the target back past its cache and compares blocks with their digests.
+//!
+//! What was compared is marked as proven, block by block, so that a proof that is cut short goes on
+//! where it was, and a later one reads only what was written since: a block loses its mark before
+//! it is written. A block that differs is marked as unsure: the next pass by digests writes it.
+
+use crate::buffer::Budget;
+use crate::digest::BLOCK;
+use crate::error::{Error, Kind, Result};
+use crate::extent::ByteRange;
+use crate::journal::{Manifest, Mark};
+use crate::pipeline::Stop;
+use crate::pipeline::counters::Counters;
+use crate::plan::{Shape, runs, windows};
+use crate::target::Target;
+use futures_util::stream::{self, StreamExt};
+use std::sync::Arc;
+
+/// Bytes of one read. Several blocks, so that the device streams.
+const READ: u64 = 1 << 20;
+
+/// Marks are looked at for so many bytes of the disk at a time.
+const WINDOW: u64 = 1 << 30;
+
+/// Which blocks are read back.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Scope {
+    /// What no proof has covered since it was written.
+    Unproven,
+    /// Everything. A proof of everything that was cut short goes on where it was.
+    All,
+}
+
+/// What a proof needs.
+pub(super) struct Proof<'a> {
+    pub(super) target: &'a Arc<dyn Target>,
+    pub(super) manifest: &'a Manifest,
+    /// Bytes of the disk; what the target holds behind them is not looked at.
+    pub(super) size: u64,
+    pub(super) budget: &'a Budget,
+    pub(super) counters: &'a Counters,
+    pub(super) requests: usize,
+}
+
+/// Blocks that differ.
+#[derive(Clone, Copy, Debug, Default)]
+struct Differences {
+    count: u64,
+    first: Option<u64>,
+}
+
+impl Proof<'_> {
+    /// Forgets every proof: all is to be proven anew.
+    ///
+    /// # Errors
+    /// The marks cannot be changed.
+    pub(super) fn forget(&self) -> Result<()> {
+        let marks = self.manifest.marks();
+        for window in windows(self.shape()) {
+            let proven = marks.of(window)?.into_iter();
+            for range in runs(window, BLOCK, proven.map(|mark| mark == Mark::Proven)) {
+                marks.put(range, Mark::Known)?;
+            }
+        }
+        marks.sync()
+    }
+
+    /// Bytes that are not proven.
+    ///
+    /// # Errors
+    /// The marks cannot be read.
+    pub(super) fn left(&self) -> Result<u64> {
+        let mut left = 0u64;
+        for window in windows(self.shape()) {
+            for range in self.unproven(window)? {
+                left = left.saturating_add(range.len());
+            }
+        }
+        Ok(left)
+    }
+
+    /// Compares every block that is not proven, and marks it.
+    ///
+    /// # Errors
+    /// `Mismatch` with the first offset and the number of blocks that differ; or the target or the
+    /// manifest cannot be read; or an end was asked for.
+    pub(super) async fn run(&self, mut stop: Stop) -> Result<()> {
+        self.check_possible()?;
+        let mut checks = stream::iter(windows(self.shape()))
+            .flat_map(|window| stream::iter(self.pieces(window)))
+            .map(|piece| async { self.check(piece?).await })
+            .buffer_unordered(self.requests.max(1));
+        let mut differ = Differences::default();
+        loop {
+            tokio::select! {
+                biased;
+                () = stop.requested() => {
+                    return Err(Error::new(Kind::Interrupted, "stopped while the target was verified")
+                        .hint("run the same command again"));
+                }
+                checked = checks.next() => match checked {
+                    Some(found) => differ.add(found?),
+                    None => break,
+                },
+            }
+        }
+        self.manifest.marks().sync()?;
+        differ.judge(self.size)
+    }
+
+    fn check_possible(&self) -> Result<()> {
+        if self.target.can_read_back() {
+            return Ok(());
+        }
+        let what = "this target cannot be read back, so nothing is proven";
+        Err(Error::new(Kind::Usage, what).hint("leave out --verify"))
+    }
+
+    fn shape(&self) -> Shape {
+        Shape {
+            size: self.size,
+            grain: BLOCK,
+            window: WINDOW,
+            coalesce: 0,
+        }
+    }
+
+    fn unproven(&self, window: ByteRange) -> Result<Vec<ByteRange>> {
+        let marks = self.manifest.marks().of(window)?.into_iter();
+        Ok(runs(window, BLOCK, marks.map(|mark| mark != Mark::Proven)))
+    }
+
+    /// What is read of a window, request by request.
+    fn pieces(&self, window: ByteRange) -> Vec<Result<ByteRange>> {
+        let ranges = match self.unproven(window) {
+            Ok(ranges) => ranges,
+            Err(error) => return vec![Err(error)],
+        };
+        let mut pieces = Vec::new();
+        for mut rest in ranges {
+            while !rest.is_empty() {
+                // Cut where a multiple lies, so that reads stay aligned after a ragged start.
+                let (piece, after) = rest.split(READ.saturating_sub(rest.start % READ));
+                pieces.push(Ok(piece));
+                rest = after;
+            }
+        }
+        pieces
+    }
+
+    async fn check(&self, range: ByteRange) -> Result<Differences> {
+        let wanted = self.manifest.digests(range)?;
+        let length = usize::try_from(range.len()).unwrap_or(usize::MAX);
+        let buffer = self.budget.take(length).await;
+        let data = self.target.read_back(range.start, buffer).await?;
+        let block = usize::try_from(BLOCK).unwrap_or(usize::MAX);
+        if data.len() != length || wanted.len() != data.chunks(block).len() {
+            let what = "the target was not read back in full";
+            return Err(Error::new(Kind::Corrupt, what).at(range.start));
+        }
+        let algorithm = self.manifest.algorithm();
+        let blocks = data.chunks(block).zip(&wanted);
+        let right: Vec<bool> = blocks
+            .map(|(block, digest)| algorithm.digest(block) == *digest)
+            .collect();
+        drop(data);
+        Counters::add(&self.counters.verified, range.len());
+        self.note(range, &right)
+    }
+
+    /// Marks what was compared, block by block.
+    fn note(&self, range: ByteRange, right: &[bool]) -> Result<Differences> {
+        let marks = self.manifest.marks();
+        for proven in runs(range, BLOCK, right.iter().copied()) {
+            marks.put(proven, Mark::Proven)?;
+        }
+        let mut differ = Differences::default();
+        for wrong in runs(range, BLOCK, right.iter().map(|right| !right)) {
+            marks.put(wrong, Mark::Unsure)?;
+            differ.add(Differences {
+                count: wrong.len().div_ceil(BLOCK),
+                first: Some(wrong.start),
+            });
+        }
+        Ok(differ)
+    }
+}
+
+impl Differences {
+    fn add(&mut self, other: Self) {
+        self.count = self.count.saturating_add(other.count);
+        self.first = [self.first, other.first].into_iter().flatten().min();
+    }
+
+    fn judge(&self, size: u64) -> Result<()> {
+        let Some(first) = self.first else {
+            return Ok(());
+        };
+        let of = size.div_ceil(BLOCK);
+        let what = format!(
+            "{} of {of} blocks differ from what was copied, the first",
+            self.count
+        );
+        Err(Error::new(Kind::Mismatch, what).at(first).hint(
+            "the target was changed by somebody else, or its storage lost writes; a pass with \
+             --changes-since digest writes those blocks again",
+        ))
+    }
+}
