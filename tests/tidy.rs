@@ -15,7 +15,6 @@ const WORDS: &[&str] = &[
 ];
 
 /// Which modules a module may use, besides itself and [`WORDS`]; those list all that they may.
-///
 /// Data flows down the table, and an arrow points down only: a row names rows below it.
 const ARROWS: &[(&str, &[&str])] = &[
     ("main", &["cli"]),
