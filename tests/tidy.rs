@@ -38,7 +38,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     (
         "migrate",
         &[
-            "job", "report", "changes", "journal", "vsphere", "source", "target",
+            "job", "report", "changes", "pipeline", "journal", "vsphere", "source", "target",
         ],
     ),
     (

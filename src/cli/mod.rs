@@ -23,12 +23,14 @@ mod inspect_vm;
 mod man;
 mod making;
 mod map;
+mod migrate;
 mod nbdcopy;
 mod open;
 mod output;
 mod scan;
 mod serve;
 mod speed;
+mod steer;
 mod stop;
 mod verify;
 mod words;
@@ -53,6 +55,12 @@ const COMMANDS: &[Entry] = &[
     Entry::of::<checksum::Checksum>(),
     Entry::of::<compare::Compare>(),
     Entry::of::<verify::Verify>(),
+    Entry::of::<migrate::Migrate>(),
+    Entry::of::<steer::Status>(),
+    Entry::of::<steer::Cutover>(),
+    Entry::of::<steer::Hold>(),
+    Entry::of::<steer::Resume>(),
+    Entry::of::<steer::Cancel>(),
     Entry::of::<serve::Serve>(),
     Entry::of::<demo::Demo>(),
     Entry::of::<nbdcopy::Passthrough>(),

@@ -2,13 +2,17 @@
 
 use crate::error::{Error, Kind, Result};
 use crate::pipeline::counters::Counters;
-use crate::report::{Event, Human, Json, Progress, Reporter, Show, Ticker};
+use crate::report::{Event, Flight, Human, Json, Progress, Reporter, Show, Ticker};
 use clap::{ArgAction, Args};
-use std::fmt;
+use std::fmt::{Display, Formatter};
 use std::io::{self, ErrorKind, IsTerminal, Write};
 use std::process::ExitCode;
 use std::sync::Arc;
-use tracing_subscriber::EnvFilter;
+use tracing::Level;
+use tracing_subscriber::filter::Targets;
+use tracing_subscriber::layer::{Layer, SubscriberExt};
+use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{EnvFilter, fmt, registry};
 
 /// Exit code when whoever read our output went away: that of a program killed by SIGPIPE.
 const CLOSED: u8 = 128 + 13;
@@ -38,11 +42,20 @@ pub(super) struct Options {
 #[derive(Clone, Default)]
 pub(super) struct Output {
     options: Options,
+    flight: Flight,
 }
 
 impl Output {
     pub(super) fn new(options: Options) -> Self {
-        Self { options }
+        Self {
+            options,
+            flight: Flight::default(),
+        }
+    }
+
+    /// The last seconds of the log.
+    pub(super) fn flight(&self) -> &Flight {
+        &self.flight
     }
 
     /// Whether results are wanted as JSON.
@@ -89,7 +102,8 @@ impl Output {
         ExitCode::from(code)
     }
 
-    /// Sends tracing to standard error, as much of it as `--verbose` or `DISKFERRY_LOG` asks for.
+    /// Sends tracing to standard error, as much of it as `--verbose` or `DISKFERRY_LOG` asks for,
+    /// and to the flight recorder.
     pub(super) fn trace(&self) {
         let level = match self.options.verbose {
             0 => "off",
@@ -98,12 +112,17 @@ impl Output {
         };
         let filter =
             EnvFilter::try_from_env("DISKFERRY_LOG").unwrap_or_else(|_| EnvFilter::new(level));
-        // Fails only if somebody set a subscriber before: then that one is wanted.
-        let _ = tracing_subscriber::fmt()
-            .with_env_filter(filter)
+        let told = fmt::layer()
             .with_writer(io::stderr)
             .with_ansi(io::stderr().is_terminal())
-            .try_init();
+            .with_filter(filter);
+        let flight = self.flight.clone();
+        let kept = fmt::layer()
+            .with_writer(move || flight.clone())
+            .with_ansi(false)
+            .with_filter(Targets::new().with_target("diskferry", Level::DEBUG));
+        // Fails only if somebody set a subscriber before: then that one is wanted.
+        let _ = registry().with(told).with(kept).try_init();
     }
 }
 
@@ -139,8 +158,8 @@ fn failed(error: io::Error) -> Error {
 #[derive(Debug)]
 struct Closed;
 
-impl fmt::Display for Closed {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+impl Display for Closed {
+    fn fmt(&self, f: &mut Formatter<'_>) -> std::fmt::Result {
         f.write_str("nobody reads it")
     }
 }

@@ -4,6 +4,7 @@ use crate::address::{Address, split_words};
 use crate::digest::Algorithm;
 use crate::error::Result;
 use crate::job::options::Baseline;
+pub(super) use crate::report::parse_bytes as size;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use std::ffi::OsString;
 
@@ -42,26 +43,6 @@ pub(super) fn address(word: &str) -> Result<Address, String> {
         (Some(address), true) => Ok(address),
         _ => Err("not one address".to_owned()),
     }
-}
-
-/// A number of bytes: digits, and k, M, G or T for powers of 1024.
-pub(super) fn size(word: &str) -> Result<u64, String> {
-    let digits = word.trim_end_matches(|c: char| !c.is_ascii_digit());
-    let shift = match word.strip_prefix(digits).unwrap_or("") {
-        "" | "B" => 0,
-        "k" | "K" | "KiB" => 10,
-        "m" | "M" | "MiB" => 20,
-        "g" | "G" | "GiB" => 30,
-        "t" | "T" | "TiB" => 40,
-        other => return Err(format!("{other:?} is none of k, M, G and T")),
-    };
-    if digits.is_empty() || !digits.bytes().all(|byte| byte.is_ascii_digit()) {
-        return Err("not a number of bytes".to_owned());
-    }
-    let number: u64 = digits.parse().map_err(|_| "too large".to_owned())?;
-    number
-        .checked_mul(1 << shift)
-        .ok_or_else(|| "too large".to_owned())
 }
 
 /// A size that is a power of two between `least` and `most`.

@@ -47,5 +47,6 @@ pub use copy::Outcome;
 pub use open::{Disk, any_source};
 pub use persist::copy;
 pub use prove::Scope;
+pub use place::state_directory;
 pub use stream::copy as copy_stream;
 pub use verify::{VerifyOptions, prove, verify};

@@ -46,7 +46,11 @@ fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
     path.with_file_name(name)
 }
 
-fn state_directory() -> Result<PathBuf> {
+/// `$XDG_STATE_HOME`, or `~/.local/state`.
+///
+/// # Errors
+/// There is no home.
+pub fn state_directory() -> Result<PathBuf> {
     let absolute = |name| {
         env::var_os(name)
             .map(PathBuf::from)

@@ -30,6 +30,29 @@ pub fn bytes(bytes: u64) -> String {
     }
 }
 
+/// A number of bytes: digits, and k, M, G or T for powers of 1024: `64M`.
+///
+/// # Errors
+/// For people: it is no such number, or larger than any disk.
+pub fn parse_bytes(word: &str) -> Result<u64, String> {
+    let digits = word.trim_end_matches(|c: char| !c.is_ascii_digit());
+    let shift = match word.strip_prefix(digits).unwrap_or("") {
+        "" | "B" => 0,
+        "k" | "K" | "KiB" => 10,
+        "m" | "M" | "MiB" => 20,
+        "g" | "G" | "GiB" => 30,
+        "t" | "T" | "TiB" => 40,
+        other => return Err(format!("{other:?} is none of k, M, G and T")),
+    };
+    if digits.is_empty() || !digits.bytes().all(|byte| byte.is_ascii_digit()) {
+        return Err("not a number of bytes".to_owned());
+    }
+    let number: u64 = digits.parse().map_err(|_| "too large".to_owned())?;
+    number
+        .checked_mul(1 << shift)
+        .ok_or_else(|| "too large".to_owned())
+}
+
 /// A time in the two largest units that matter: `0.4 s`, `12 s`, `3 min 05 s`, `2 h 10 min`.
 #[must_use]
 pub fn seconds(time: Duration) -> String {

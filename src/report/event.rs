@@ -73,6 +73,69 @@ pub enum Event {
         /// Whether every block was read back from the target and proven.
         proven: bool,
     },
+    /// A migration came to another phase.
+    Phase {
+        /// The VM.
+        vm: String,
+        /// As in `status`: `full`, `wait`, `delta`, `armed`, `quiesce`, `final`, `verify` and so on.
+        phase: String,
+        /// The point in time that is worked on.
+        point: u32,
+        /// Why, where that is not the usual course.
+        why: Option<String>,
+    },
+    /// A pass over all disks of a VM is durable.
+    Pass {
+        /// The point in time that it copied.
+        point: u32,
+        /// `full`, `delta` or `final`.
+        pass: String,
+        /// Bytes that had changed; null if nothing can tell.
+        changed: Option<u64>,
+        /// Bytes read from the source.
+        read: u64,
+        /// Seconds that copying took.
+        copying: f64,
+        /// Bytes that were forecast to have changed.
+        expected_bytes: Option<u64>,
+        /// Seconds that copying was forecast to take.
+        expected_copying: Option<f64>,
+    },
+    /// What the next pass and an outage would take, told after each pass.
+    Forecast {
+        /// Bytes of the VM that change per second.
+        dirty_rate: Option<u64>,
+        /// Bytes per second that passes get through.
+        throughput: Option<u64>,
+        /// Seconds that the VM would be down if it were cut over now.
+        outage: Option<f64>,
+        /// Per cent by which that may be wrong.
+        margin: Option<u64>,
+        /// What would help, if the outage cannot be as short as wanted.
+        advice: Option<String>,
+    },
+    /// A command of the user was run.
+    Hook {
+        /// Which one: `before-snapshot` and so on.
+        hook: String,
+        /// Its exit code; null if a signal ended it.
+        code: Option<i32>,
+        /// How long it took, in seconds.
+        elapsed: f64,
+        /// The beginning of what it said.
+        output: String,
+    },
+    /// A migration is complete: the source was quiet, and the targets hold it and are durable.
+    Migrated {
+        /// The VM.
+        vm: String,
+        /// Where the certificate is.
+        certificate: String,
+        /// Seconds from a quiet source to the certificate.
+        outage: Option<f64>,
+        /// Seconds that this was forecast to take.
+        expected_outage: Option<f64>,
+    },
     /// The run failed. Always the last event of a run that does not exit 0.
     Failed {
         /// The one-line message.
@@ -86,4 +149,10 @@ pub enum Event {
 pub trait Reporter: Send + Sync {
     /// Takes note of one event.
     fn event(&self, event: &Event);
+
+    /// Takes note of an event of one disk among several. Where nobody needs to know of which, it is
+    /// an event like any other.
+    fn disk_event(&self, _disk: &str, event: &Event) {
+        self.event(event);
+    }
 }

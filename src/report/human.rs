@@ -1,6 +1,6 @@
 //! Events for people, on standard error: a bar on a terminal, plain lines elsewhere.
 
-use super::{Event, Reporter, amount, pace};
+use super::{Event, Reporter, amount, pace, story};
 use crate::pipeline::counters::{Bottleneck, Totals};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use std::io::Write;
@@ -142,9 +142,35 @@ impl<W: Write + Send> Reporter for Human<W> {
                     self.line(&sentence(event));
                 }
             }
-            Event::Start { .. } if chatty => self.line(&sentence(event)),
+            Event::Start { .. }
+            | Event::Phase { .. }
+            | Event::Pass { .. }
+            | Event::Forecast { .. }
+            | Event::Hook { .. }
+            | Event::Migrated { .. }
+                if chatty =>
+            {
+                self.line(&sentence(event));
+            }
             Event::Barrier { .. } | Event::Probe { .. } if self.show.verbose => {
                 self.line(&sentence(event));
+            }
+            _ => {}
+        }
+    }
+
+    /// Without its progress: that of all disks together is told by whoever drives them.
+    fn disk_event(&self, disk: &str, event: &Event) {
+        let chatty = !self.show.quiet;
+        match event {
+            Event::Warning { message } => {
+                self.line(&format!("diskferry: warning: {disk}: {message}"));
+            }
+            Event::Start { .. } | Event::Done { .. } if chatty => {
+                self.line(&format!("{disk}: {}", sentence(event)));
+            }
+            Event::Barrier { .. } | Event::Probe { .. } if self.show.verbose => {
+                self.line(&format!("{disk}: {}", sentence(event)));
             }
             _ => {}
         }
@@ -153,6 +179,9 @@ impl<W: Write + Send> Reporter for Human<W> {
 
 /// One event in one sentence.
 fn sentence(event: &Event) -> String {
+    if let Some(text) = story::sentence(event) {
+        return text;
+    }
     match event {
         Event::Start {
             source,

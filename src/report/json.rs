@@ -1,6 +1,7 @@
 //! Events as JSON, one object per line, flushed one by one.
 
 use super::{Event, Reporter};
+use serde::Serialize;
 use std::io::Write;
 use std::sync::{Mutex, PoisonError};
 
@@ -16,13 +17,31 @@ impl<W: Write + Send> Json<W> {
     }
 }
 
-impl<W: Write + Send> Reporter for Json<W> {
-    fn event(&self, event: &Event) {
+impl<W: Write + Send> Json<W> {
+    fn line(&self, told: &impl Serialize) {
         let mut out = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let _ = match serde_json::to_string(event) {
+        let _ = match serde_json::to_string(told) {
             Ok(line) => writeln!(out, "{line}").and_then(|()| out.flush()),
             Err(_) => Ok(()),
         };
+    }
+}
+
+/// An event, and the disk that it is about.
+#[derive(Serialize)]
+struct OfDisk<'a> {
+    #[serde(flatten)]
+    event: &'a Event,
+    disk: &'a str,
+}
+
+impl<W: Write + Send> Reporter for Json<W> {
+    fn event(&self, event: &Event) {
+        self.line(event);
+    }
+
+    fn disk_event(&self, disk: &str, event: &Event) {
+        self.line(&OfDisk { event, disk });
     }
 }
 
@@ -48,12 +67,17 @@ mod tests {
         json.event(&Event::Warning {
             message: "two\nlines".to_owned(),
         });
+        json.disk_event("a", &Event::Verify { bytes: 1 });
         let text = String::from_utf8(out).unwrap();
         let lines: Vec<serde_json::Value> = text
             .lines()
             .map(|line| serde_json::from_str(line).unwrap())
             .collect();
-        assert_eq!(lines.len(), 2, "{text}");
+        assert_eq!(lines.len(), 3, "{text}");
+        assert_eq!(
+            (&lines[2]["event"], &lines[2]["disk"]),
+            (&"verify".into(), &"a".into())
+        );
         assert_eq!(lines[0]["event"], "progress");
         assert_eq!(lines[0]["read"], 7);
         assert_eq!(lines[0]["bottleneck"], "none");

@@ -1,0 +1,112 @@
+//! How much changed up to a point: asked of each disk's list before it is copied.
+
+use super::scene::{Scene, interrupted, raw};
+use crate::changes::guest::Point;
+use crate::changes::nbd_bitmap::{self, NbdBitmap};
+use crate::changes::{Baseline, Tracker};
+use crate::error::{Error, Kind, Result};
+use crate::extent::ByteRange;
+use crate::job::any_source;
+use crate::migrate::phase::Changed;
+use crate::pipeline::Stop;
+use futures_util::future::try_join_all;
+
+/// The list is asked for this much of a disk at a time.
+const WINDOW: u64 = 1 << 30;
+
+/// Bytes that each disk's list names; `None` where there is no list.
+///
+/// # Errors
+/// A list cannot be read, or `halt` came.
+pub(super) async fn changed(
+    scene: &Scene,
+    points: &[Point],
+    mut halt: Stop,
+) -> Result<Vec<Option<u64>>> {
+    let each = points.iter().map(|point| async {
+        let counted = count(scene, point).await;
+        counted.map_err(|error| error.context(format!("disk {}", point.name)))
+    });
+    tokio::select! {
+        counted = try_join_all(each) => counted,
+        () = halt.requested() => Err(interrupted()),
+    }
+}
+
+/// What the lists say together.
+pub(super) fn verdict(points: &[Point], changed: &[Option<u64>]) -> Changed {
+    let certain = points.iter().zip(changed).any(|(point, changed)| {
+        point.since.is_none() || point.lost.is_some() || changed.is_some_and(|count| count > 0)
+    });
+    match (certain, changed.contains(&None)) {
+        (true, _) => Changed::Something,
+        (false, true) => Changed::Unknown,
+        (false, false) => Changed::Nothing,
+    }
+}
+
+async fn count(scene: &Scene, point: &Point) -> Result<Option<u64>> {
+    let Some(Baseline::NbdBitmap(name)) = &point.since else {
+        return Ok(None);
+    };
+    let contexts = vec![nbd_bitmap::context(name)];
+    let disk = any_source(&point.address, &raw(), &scene.tuning(), contexts).await?;
+    let client = disk.client.ok_or_else(|| {
+        let what = format!("{} has no dirty bitmaps", point.address);
+        Error::new(Kind::Refused, what)
+    })?;
+    let tracker = NbdBitmap::new(client, name)?;
+    let mut rest = ByteRange::new(0, point.size);
+    let mut changed = 0u64;
+    while !rest.is_empty() {
+        let (window, _) = rest.split(WINDOW);
+        let answer = tracker.changes(window).await?;
+        let told = answer.changed.iter().map(|range| range.len());
+        changed = told.fold(changed, u64::saturating_add);
+        if answer.known.start != rest.start || answer.known.is_empty() {
+            let what = format!("the tracker answered {} for {window}", answer.known);
+            return Err(Error::new(Kind::Corrupt, what));
+        }
+        rest = ByteRange::new(answer.known.end, rest.end);
+    }
+    Ok(Some(changed))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Baseline, Changed, Point, verdict};
+    use crate::address::Address;
+
+    fn point(since: Option<Baseline>, lost: bool) -> Point {
+        Point {
+            name: "a".to_owned(),
+            address: Address::Null,
+            size: 1,
+            since,
+            lost: lost.then(|| "why".to_owned()),
+        }
+    }
+
+    #[test]
+    fn only_a_list_that_is_there_and_empty_says_that_nothing_changed() {
+        let bitmap = || point(Some(Baseline::NbdBitmap("b".to_owned())), false);
+        let digest = |lost| point(Some(Baseline::Digest), lost);
+        for (points, changed, told) in [
+            (vec![bitmap()], vec![Some(0)], Changed::Nothing),
+            (vec![bitmap()], vec![Some(1)], Changed::Something),
+            (
+                vec![bitmap(), digest(false)],
+                vec![Some(0), None],
+                Changed::Unknown,
+            ),
+            (
+                vec![bitmap(), digest(true)],
+                vec![Some(0), None],
+                Changed::Something,
+            ),
+            (vec![point(None, false)], vec![None], Changed::Something),
+        ] {
+            assert_eq!(verdict(&points, &changed), told, "{points:?}");
+        }
+    }
+}

@@ -1,0 +1,171 @@
+//! The loop that does what the machine says: one action at a time, its state durable before it.
+//!
+//! ```text
+//!  scene.rs     all that actions work with; calls to the guest, repeated as the plan allows
+//!  act.rs       an action, done
+//!  measure.rs   how much changed up to a point
+//!  pass.rs      all disks copied at once
+//!  proof.rs     what was written, read back; the certificate
+//!  wait.rs      policy, asked until it wants something
+//!  hook.rs      the user's commands
+//!  label.rs     what a cancelled migration leaves beside its targets
+//!  progress.rs  how far all disks are together
+//! ```
+
+mod act;
+mod hook;
+mod label;
+mod measure;
+mod pass;
+mod progress;
+mod proof;
+mod scene;
+mod wait;
+
+pub(super) use scene::{Scene, raw};
+
+use super::phase::{Action, Event, Refusal, State};
+use crate::error::{Error, Kind, Result};
+use crate::pipeline::{Stop, Stopper};
+use crate::report;
+use std::pin::pin;
+use std::time::Duration;
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::timeout;
+
+/// How long an action that cannot be stopped may go on after the process was told to end. What it
+/// does is repeated by the next process, so that nothing is lost by leaving it.
+const GRACE: Duration = Duration::from_secs(10);
+
+/// Points that may be lost one after the other before it is called a failure.
+const LOST_MAX: u32 = 5;
+
+/// What a user wants, and who is told what came of it.
+#[derive(Debug)]
+pub(super) struct Wish {
+    pub(super) event: Event,
+    pub(super) answer: Option<oneshot::Sender<std::result::Result<(), String>>>,
+}
+
+/// Drives a migration to its end, from wherever it is.
+///
+/// # Errors
+/// `Interrupted` if `stop` came; or an action failed for good, and the migration is stopped.
+/// Everything is kept, and the next process goes on.
+pub(super) async fn drive(
+    scene: &Scene,
+    wishes: &mut mpsc::Receiver<Wish>,
+    mut stop: Stop,
+) -> Result<()> {
+    // Also after the end: the hooks and the guest have nothing to do then.
+    turn(scene, Event::Started)?;
+    while let Ok(wish) = wishes.try_recv() {
+        grant(scene, wish)?;
+    }
+    let mut lost = 0;
+    loop {
+        let state = scene.book.state();
+        let action = state.action(&scene.rules);
+        match action {
+            Action::Finish => return Ok(()),
+            Action::Stop => {
+                let why = state.stopped.unwrap_or_default();
+                return Err(Error::new(Kind::Io, why));
+            }
+            _ => {}
+        }
+        tracing::debug!(?action, "begins");
+        let event = match one(scene, &state, &action, wishes, &mut stop).await? {
+            Some(Ok(event)) => event,
+            Some(Err(error)) if error.kind() == Kind::Interrupted => return Err(error),
+            Some(Err(error)) => return Err(fail(scene, error)?),
+            None => continue,
+        };
+        lost = match &event {
+            Event::PointLost(_) => lost + 1,
+            Event::PassDone => 0,
+            _ => lost,
+        };
+        if let (Event::PointLost(why), true) = (&event, lost >= LOST_MAX) {
+            let what = format!("{lost} points were lost one after the other, the last one");
+            return Err(fail(
+                scene,
+                Error::new(Kind::Io, what).because(why.clone()),
+            )?);
+        }
+        if let Event::PointLost(why) = &event {
+            scene.warn(format!("point {}: {why}; another one is made", state.point));
+        }
+        turn(scene, event)?;
+    }
+}
+
+/// Does one action, or as much of it as users let it do; `None` if they want something else.
+async fn one(
+    scene: &Scene,
+    state: &State,
+    action: &Action,
+    wishes: &mut mpsc::Receiver<Wish>,
+    stop: &mut Stop,
+) -> Result<Option<Result<Event>>> {
+    let (stopper, halt) = Stopper::new();
+    let mut running = pin!(act::act(scene, state, action, halt));
+    loop {
+        let wish = tokio::select! {
+            ended = &mut running => return Ok(Some(ended)),
+            wish = wishes.recv() => wish,
+            () = stop.requested() => {
+                stopper.stop();
+                let ended = timeout(GRACE, &mut running).await;
+                // What has ended need not be done again.
+                if let Ok(Ok(event)) = ended {
+                    turn(scene, event)?;
+                }
+                return Ok(Some(Err(scene::interrupted())));
+            }
+        };
+        let Some(wish) = wish else {
+            return Ok(Some(running.await));
+        };
+        grant(scene, wish)?;
+        let other = scene.book.state().action(&scene.rules) != *action;
+        // Policy looks again at what it waits for, whatever was wished.
+        if other || matches!(action, Action::Wait) {
+            stopper.stop();
+            let _stale = running.await;
+            return Ok(None);
+        }
+    }
+}
+
+/// Tells the machine of a wish, and whoever wished what came of it.
+fn grant(scene: &Scene, wish: Wish) -> Result<()> {
+    let granted = scene.turn(wish.event)?;
+    match (granted, wish.answer) {
+        (granted, Some(answer)) => {
+            // Whoever asked may be gone.
+            let _ = answer.send(granted.map(|_| ()).map_err(|refusal| refusal.to_string()));
+        }
+        (Err(refusal), None) => scene.warn(format!("not done: {refusal}")),
+        (Ok(_), None) => {}
+    }
+    Ok(())
+}
+
+/// An answer to the action under way; one that came too late changes nothing.
+fn turn(scene: &Scene, event: Event) -> Result<()> {
+    match scene.turn(event)? {
+        Ok(_) | Err(Refusal::Stale | Refusal::NotNow(_)) => Ok(()),
+    }
+}
+
+/// Records a failure; gives it back for whoever called.
+fn fail(scene: &Scene, error: Error) -> Result<Error> {
+    turn(scene, Event::Failed(error.line()))?;
+    tracing::error!("{}", error.line());
+    let step = scene.book.state().step;
+    scene.tell(&report::Event::Warning {
+        message: format!("stopped at {step:?}; the same command goes on there"),
+    });
+    Ok(error)
+}

@@ -1,0 +1,73 @@
+//! What was written is read back past the cache, and the certificate.
+
+use super::progress::Progress;
+use super::scene::{Scene, interrupted};
+use crate::error::{Error, Kind, Result};
+use crate::job::options::JournalPlace;
+use crate::job::{self, VerifyOptions};
+use crate::migrate::phase::Event;
+use crate::pipeline::{Stop, Stopper};
+use tokio::task::JoinSet;
+
+/// Proves every disk.
+///
+/// # Errors
+/// `Mismatch` with the disk and the offset; `Interrupted` if `halt` came; or a target cannot be
+/// read.
+pub(super) async fn prove(scene: &Scene, _all: bool, mut halt: Stop) -> Result<Event> {
+    let sizes = scene.book.look(|record| {
+        let sizes = record.disks.iter().map(|disk| Some(disk.size));
+        sizes.collect::<Vec<_>>()
+    });
+    let counters = scene.board.begin(sizes);
+    let (stopper, stop) = Stopper::new();
+    let mut proofs = JoinSet::new();
+    for (disk, counters) in scene.plan.disks.iter().zip(&counters) {
+        let options = VerifyOptions {
+            target: disk.target.clone(),
+            journal: JournalPlace::Path(scene.book.store.journal(&disk.name)),
+            tuning: scene.tuning(),
+        };
+        let context = scene.context(&disk.name, counters, &stop);
+        let name = disk.name.clone();
+        proofs.spawn(async move {
+            let proven = job::verify(&options, context).await;
+            proven.map_err(|error| error.context(format!("prove disk {name}")))
+        });
+    }
+    let mut progress = Progress::new(scene);
+    let mut failed: Option<Error> = None;
+    while !proofs.is_empty() {
+        tokio::select! {
+            Some(ended) = proofs.join_next() => {
+                let proven = ended
+                    .map_err(|error| Error::new(Kind::Io, "prove a disk").because(error))?;
+                if let Err(error) = proven {
+                    stopper.stop();
+                    let keep = failed.is_some() && error.kind() == Kind::Interrupted;
+                    failed = if keep { failed } else { Some(error) };
+                }
+            }
+            () = halt.requested(), if !stop.is_requested() => {
+                stopper.stop();
+                failed = Some(interrupted());
+            }
+            () = progress.tick() => {}
+        }
+    }
+    progress.end();
+    scene.board.end();
+    failed.map_or(Ok(Event::Proven), Err)
+}
+
+/// Writes the certificate.
+///
+/// # Errors
+/// It is not durable.
+pub(super) async fn certify(scene: &Scene, _halt: Stop) -> Result<Event> {
+    let record = scene.book.record();
+    let text = serde_json::to_vec_pretty(&record.state.quiet)
+        .map_err(|error| Error::new(Kind::Io, "write the certificate").because(error))?;
+    scene.book.store.replace("certificate.json", &text)?;
+    Ok(Event::Certified)
+}

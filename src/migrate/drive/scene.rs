@@ -1,0 +1,195 @@
+//! All that the actions of a migration work with.
+
+use crate::changes::guest::{Guest, Point};
+use crate::error::{Error, Kind, Result};
+use crate::job::Context;
+use crate::job::options::{Reading, Tuning};
+use crate::migrate::board::Board;
+use crate::migrate::book::{self, Book};
+use crate::migrate::phase::{Event, Refusal, Rules, State};
+use crate::migrate::plan::{HourOfDay, Plan};
+use crate::migrate::status;
+use crate::pipeline::Stop;
+use crate::pipeline::counters::Counters;
+use crate::report::{self, OfDisk, Reporter};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+use tokio::time::sleep;
+
+/// Before a call to the guest is repeated; doubled each time.
+const FIRST_DELAY: Duration = Duration::from_millis(250);
+
+/// And no longer than this.
+const LONGEST_DELAY: Duration = Duration::from_secs(10);
+
+/// A migration in this process.
+pub(crate) struct Scene {
+    pub(crate) plan: Plan,
+    pub(crate) rules: Rules,
+    pub(crate) book: Book,
+    pub(crate) board: Board,
+    pub(crate) reporter: Arc<dyn Reporter>,
+    /// The VM, once it was reached.
+    guest: Mutex<Option<Arc<dyn Guest>>>,
+    /// The point that stands, as the guest told it.
+    points: Mutex<Vec<Point>>,
+}
+
+impl Scene {
+    pub(crate) fn new(plan: Plan, book: Book, reporter: Arc<dyn Reporter>) -> Self {
+        let board = book.look(Board::new);
+        Self {
+            rules: plan.rules(),
+            plan,
+            book,
+            board,
+            reporter,
+            guest: Mutex::default(),
+            points: Mutex::default(),
+        }
+    }
+
+    pub(super) fn tell(&self, event: &report::Event) {
+        self.reporter.event(event);
+    }
+
+    pub(crate) fn warn(&self, message: String) {
+        tracing::warn!("{message}");
+        self.tell(&report::Event::Warning { message });
+    }
+
+    /// Tells the machine of an event. What comes of it is durable when this returns.
+    pub(crate) fn turn(&self, event: Event) -> Result<std::result::Result<State, Refusal>> {
+        let told = format!("{event:?}");
+        let turned = self.book.turn(&self.rules, event)?;
+        let (before, after) = match turned {
+            Ok(states) => states,
+            Err(refusal) => {
+                tracing::debug!(event = told, %refusal, "refused");
+                return Ok(Err(refusal));
+            }
+        };
+        tracing::info!(event = told, from = ?before.step, to = ?after.step, point = after.point);
+        let (was, is) = (before.phase(), after.phase());
+        if was != is {
+            let why = after.stopped.clone().or_else(|| after.called_off.clone());
+            self.tell(&report::Event::Phase {
+                vm: self.plan.vm.clone(),
+                phase: status::name(is),
+                point: after.point,
+                why,
+            });
+        }
+        Ok(Ok(after))
+    }
+
+    /// The VM, reached anew if need be.
+    async fn guest(&self) -> Result<Arc<dyn Guest>> {
+        let known = self
+            .guest
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone();
+        if let Some(guest) = known {
+            return Ok(guest);
+        }
+        let id = self.book.look(|record| record.id.clone());
+        let guest = self.plan.guest.connect(&self.plan, &id).await?;
+        *self.guest.lock().unwrap_or_else(PoisonError::into_inner) = Some(guest.clone());
+        Ok(guest)
+    }
+
+    /// Asks the guest, for as long as the plan allows what may pass.
+    pub(super) async fn ask<T>(
+        &self,
+        what: &str,
+        mut halt: Stop,
+        call: impl AsyncFn(&dyn Guest) -> Result<T>,
+    ) -> Result<T> {
+        let began = Instant::now();
+        let mut delay = FIRST_DELAY;
+        loop {
+            let answer = match self.guest().await {
+                Ok(guest) => call(&*guest).await,
+                Err(error) => Err(error),
+            };
+            let error = match answer {
+                Ok(answer) => {
+                    self.board.change(|live| live.trying = None);
+                    tracing::debug!(what, took = ?began.elapsed(), "the guest answered");
+                    return Ok(answer);
+                }
+                Err(error) => error,
+            };
+            let late = began.elapsed().saturating_add(delay) > self.plan.retry;
+            if error.kind() != Kind::Transient || late {
+                return Err(error.context(what.to_owned()));
+            }
+            let message = format!("{what}: {}; trying again", error.line());
+            if delay == FIRST_DELAY {
+                self.warn(message.clone());
+            }
+            self.board.change(|live| {
+                live.retries = live.retries.saturating_add(1);
+                live.trying = Some(message);
+            });
+            tokio::select! {
+                () = halt.requested() => return Err(interrupted()),
+                () = sleep(delay) => {}
+            }
+            delay = delay.saturating_mul(2).min(LONGEST_DELAY);
+        }
+    }
+
+    /// The point that stands.
+    pub(super) fn points(&self) -> Vec<Point> {
+        self.points
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    pub(super) fn set_points(&self, points: Vec<Point>) {
+        *self.points.lock().unwrap_or_else(PoisonError::into_inner) = points;
+    }
+
+    /// Speed and memory of what runs on one of the disks that are worked on at once.
+    pub(super) fn tuning(&self) -> Tuning {
+        let limits = &self.plan.limits;
+        let share = self.plan.workers.min(self.plan.disks.len()).max(1);
+        let each = |all: u64| all / u64::try_from(share).unwrap_or(1);
+        // Less than one host may carry is less than any may.
+        let hour = HourOfDay::at(book::now() / 1000);
+        let rates = [limits.rate_at(hour), limits.rate_per_host];
+        let rate = rates.into_iter().flatten().min();
+        Tuning {
+            memory: each(limits.memory),
+            connections: limits.connections,
+            requests: (limits.requests / share).max(4),
+            rate: rate.map(each),
+            retry: self.plan.retry,
+            ..Tuning::default()
+        }
+    }
+
+    /// The surroundings of a job on one disk.
+    pub(super) fn context(&self, disk: &str, counters: &Arc<Counters>, stop: &Stop) -> Context {
+        Context {
+            reporter: Arc::new(OfDisk::new(disk, self.reporter.clone())),
+            counters: counters.clone(),
+            stop: stop.clone(),
+        }
+    }
+}
+
+/// A guest's disk is bytes: what these look like is the guest's own affair.
+pub(crate) fn raw() -> Reading {
+    Reading {
+        format: Some("raw".to_owned()),
+        ..Reading::default()
+    }
+}
+
+pub(super) fn interrupted() -> Error {
+    Error::new(Kind::Interrupted, "stopped").hint("the same command goes on where this one stopped")
+}

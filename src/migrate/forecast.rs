@@ -1,0 +1,422 @@
+//! What the next pass will be, and how long the VM would be down if it were cut over now. Pure.
+//!
+//! Two things are learned from the passes so far: how fast each disk changes, and how long a pass of
+//! so many bytes takes. A pass is taken to cost what the last few cost, and a byte more or less than
+//! theirs at the best speed that was seen. How wrong forecasts were is part of every one.
+
+use super::record::PassRecord;
+use serde::Serialize;
+use std::time::Duration;
+
+/// Passes that are looked back at. Fewer, and one odd pass decides; more, and the past does.
+const RECENT: usize = 3;
+
+/// Passes among which the fastest change is looked for. Over a long interval a busy block counts
+/// once, so the VM seems to change more slowly than it would between passes that follow each other.
+const REMEMBERED: usize = 10;
+
+/// Per cent by which a forecast may be wrong, while none was judged yet.
+const UNJUDGED: u64 = 50;
+
+/// Per cent by which any forecast may be wrong.
+const LEAST: u64 = 10;
+
+/// What is expected, for a VM and each of its disks.
+#[derive(Clone, Debug, Default, Eq, PartialEq, Serialize)]
+pub struct Forecast {
+    /// Each disk, in the order of the plan.
+    pub disks: Vec<DiskForecast>,
+    /// Bytes of all disks that change per second; `None` before the second pass.
+    pub dirty_rate: Option<u64>,
+    /// Bytes per second that a pass gets through; `None` before the first.
+    pub throughput: Option<u64>,
+    /// The next pass, if it began now.
+    pub next: Option<Estimate>,
+    /// The outage, if the VM were made quiet now; how long that itself takes is the guest's affair.
+    pub outage: Option<Estimate>,
+    /// What the outage could be brought down to by passes that follow each other at once.
+    pub best_outage: Option<Estimate>,
+}
+
+/// What is expected of a disk.
+#[derive(Clone, Debug, Default, Eq, PartialEq, Serialize)]
+pub struct DiskForecast {
+    /// The disk.
+    pub name: String,
+    /// Bytes that change per second.
+    pub dirty_rate: Option<u64>,
+    /// Bytes of the next pass, if it began now.
+    pub next: Option<u64>,
+}
+
+/// Bytes and time, and how wrong that may be.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq, Serialize)]
+pub struct Estimate {
+    /// Bytes.
+    pub bytes: u64,
+    /// Milliseconds.
+    pub millis: u64,
+    /// Per cent of the time, up or down.
+    pub margin: u64,
+}
+
+impl Estimate {
+    /// The time.
+    #[must_use]
+    pub fn time(&self) -> Duration {
+        Duration::from_millis(self.millis)
+    }
+
+    /// The time, and all that it may be wrong by.
+    #[must_use]
+    pub fn at_worst(&self) -> Duration {
+        let more = share(self.millis, self.margin, 100);
+        Duration::from_millis(self.millis.saturating_add(more))
+    }
+}
+
+/// Forecasts from the durable `passes`, oldest first.
+///
+/// `since` is how long ago the last point was frozen; `live` what has changed since, disk by disk,
+/// where the guest can tell.
+#[must_use]
+pub fn forecast(passes: &[PassRecord], since: Duration, live: Option<&[u64]>) -> Forecast {
+    let Some(last) = passes.last() else {
+        return Forecast::default();
+    };
+    let since = millis(since);
+    let disks: Vec<DiskForecast> = (0..last.disks.len())
+        .map(|i| disk(passes, i, since, live.and_then(|live| live.get(i))))
+        .collect();
+    let dirty_rate = sum(disks.iter().map(|disk| disk.dirty_rate));
+    let copying = Cost::of(passes, |pass| pass.copying);
+    let cycle = Cost::of(passes, |pass| pass.cycle.max(pass.copying));
+    let margin = margin(passes);
+    let estimate = |cost: &Cost, bytes| Estimate {
+        bytes,
+        millis: cost.millis(bytes),
+        margin,
+    };
+    let bytes = sum(disks.iter().map(|disk| disk.next));
+    let both = |cost: &Option<Cost>| Some(estimate(cost.as_ref()?, bytes?));
+    Forecast {
+        throughput: copying.as_ref().map(|cost| cost.throughput),
+        next: both(&copying),
+        outage: both(&cycle),
+        best_outage: best(
+            cycle.as_ref(),
+            bytes,
+            fastest(passes).max(dirty_rate),
+            margin,
+        ),
+        dirty_rate,
+        disks,
+    }
+}
+
+/// What the outage comes to when each pass begins as soon as the one before has ended: the pass
+/// that takes as long as what it copies took to change.
+fn best(
+    cycle: Option<&Cost>,
+    bytes: Option<u64>,
+    rate: Option<u64>,
+    margin: u64,
+) -> Option<Estimate> {
+    let (cycle, mut bytes, rate) = (cycle?, bytes?, rate?);
+    // A VM that outruns its copy: no pass makes the next one shorter.
+    let rounds = if rate < cycle.throughput { 500 } else { 0 };
+    for _ in 0..rounds {
+        let next = share(rate, cycle.millis(bytes), 1000);
+        if next == bytes {
+            break;
+        }
+        bytes = next;
+    }
+    Some(Estimate {
+        bytes,
+        millis: cycle.millis(bytes),
+        margin,
+    })
+}
+
+/// The fastest change of late, in bytes per second over all disks.
+fn fastest(passes: &[PassRecord]) -> Option<u64> {
+    let deltas = passes.iter().rev().filter(|pass| !pass.is_full());
+    let rates = deltas.take(REMEMBERED).filter_map(|pass| {
+        let changed = sum(pass.disks.iter().map(|disk| disk.changed))?;
+        share(changed, 1000, 1).checked_div(pass.interval?)
+    });
+    rates.max()
+}
+
+fn disk(passes: &[PassRecord], i: usize, since: u64, live: Option<&u64>) -> DiskForecast {
+    let mut changed: u128 = 0;
+    let mut time: u128 = 0;
+    let deltas = passes.iter().rev().filter(|pass| !pass.is_full());
+    let known = deltas.filter_map(|pass| Some((pass.disks.get(i)?.changed?, pass.interval?)));
+    // The newest counts four times what the third does: the guest has moods.
+    for ((bytes, interval), weight) in known.take(RECENT).zip([4u128, 2, 1]) {
+        changed = changed.saturating_add(u128::from(bytes).saturating_mul(weight));
+        time = time.saturating_add(u128::from(interval).saturating_mul(weight));
+    }
+    let rate = changed.saturating_mul(1000).checked_div(time);
+    let dirty_rate = rate.map(|rate| u64::try_from(rate).unwrap_or(u64::MAX));
+    let guess = dirty_rate.map(|rate| share(rate, since, 1000));
+    DiskForecast {
+        name: passes
+            .last()
+            .and_then(|pass| pass.disks.get(i))
+            .map(|disk| disk.name.clone())
+            .unwrap_or_default(),
+        dirty_rate,
+        next: live.copied().or(guess),
+    }
+}
+
+/// What passes cost.
+#[derive(Clone, Copy, Debug)]
+struct Cost {
+    /// The mean of the last few deltas.
+    bytes: u64,
+    millis: u64,
+    /// Bytes per second at best.
+    throughput: u64,
+}
+
+impl Cost {
+    /// Learned from passes; `None` if nothing was ever moved.
+    fn of(passes: &[PassRecord], time: impl Fn(&PassRecord) -> u64) -> Option<Self> {
+        let deltas = passes.iter().rev().filter(|pass| !pass.is_full());
+        let (mut bytes, mut millis, mut count) = (0u64, 0u64, 0u64);
+        for pass in deltas.take(RECENT) {
+            bytes = bytes.saturating_add(pass.moved());
+            millis = millis.saturating_add(time(pass));
+            count = count.saturating_add(1);
+        }
+        let mean = |sum: u64| sum.checked_div(count).unwrap_or(0);
+        let speeds = passes
+            .iter()
+            .filter(|pass| pass.is_full())
+            .map(|pass| (pass.moved(), time(pass)));
+        let speeds = speeds.chain([(bytes, millis)]);
+        let throughput = speeds.filter_map(|(bytes, millis)| {
+            share(bytes, 1000, 1)
+                .checked_div(millis.max(1))
+                .filter(|speed| *speed > 0)
+        });
+        Some(Self {
+            bytes: mean(bytes),
+            millis: mean(millis),
+            throughput: throughput.max()?,
+        })
+    }
+
+    /// Milliseconds that a pass of so many bytes takes.
+    fn millis(&self, bytes: u64) -> u64 {
+        let at_best = |bytes: u64| share(bytes, 1000, self.throughput);
+        let more = at_best(bytes.saturating_sub(self.bytes));
+        let less = at_best(self.bytes.saturating_sub(bytes));
+        let like_the_last = self.millis.saturating_add(more).saturating_sub(less);
+        like_the_last.max(at_best(bytes))
+    }
+}
+
+/// By how much forecasts were wrong, in per cent.
+fn margin(passes: &[PassRecord]) -> u64 {
+    let judged = passes.iter().rev().filter_map(|pass| {
+        let expected = pass.expected?.copying;
+        let off = expected.abs_diff(pass.copying);
+        share(off, 100, 1).checked_div(pass.copying.max(1))
+    });
+    let judged: Vec<u64> = judged.take(RECENT).collect();
+    match judged.iter().max() {
+        None => UNJUDGED,
+        Some(worst) => worst.saturating_mul(3).div_euclid(2).clamp(LEAST, 1000),
+    }
+}
+
+/// `value` × `part` ÷ `whole`, without overflow on the way.
+fn share(value: u64, part: u64, whole: u64) -> u64 {
+    let product = u128::from(value).saturating_mul(u128::from(part));
+    let share = product.checked_div(u128::from(whole)).unwrap_or(0);
+    u64::try_from(share).unwrap_or(u64::MAX)
+}
+
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// The sum of those that are known; `None` if none is.
+fn sum(values: impl Iterator<Item = Option<u64>>) -> Option<u64> {
+    let known = values.flatten();
+    known.fold(None, |sum: Option<u64>, value| {
+        Some(sum.unwrap_or(0).saturating_add(value))
+    })
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::{Duration, Forecast, PassRecord, forecast};
+    use crate::migrate::record::{DiskPass, Expected};
+    use proptest::prelude::{prop_assert, proptest};
+
+    /// A VM that changes steadily, and a target that takes what it takes.
+    #[derive(Clone, Copy, Debug)]
+    pub(in crate::migrate) struct Steady {
+        /// Bytes per second.
+        pub(in crate::migrate) rate: u64,
+        /// Bytes per second.
+        pub(in crate::migrate) throughput: u64,
+        /// Milliseconds that every pass takes, however short.
+        pub(in crate::migrate) overhead: u64,
+        /// Bytes.
+        pub(in crate::migrate) size: u64,
+    }
+
+    impl Steady {
+        pub(in crate::migrate) fn full(&self) -> PassRecord {
+            self.pass("full", self.size, None)
+        }
+
+        /// A delta `interval` milliseconds after the point before.
+        pub(in crate::migrate) fn delta(&self, interval: u64) -> PassRecord {
+            let changed = self.rate * interval / 1000;
+            self.pass("delta", changed.min(self.size), Some(interval))
+        }
+
+        fn pass(&self, kind: &str, bytes: u64, interval: Option<u64>) -> PassRecord {
+            let copying = self.overhead + bytes * 1000 / self.throughput;
+            let disk = DiskPass {
+                changed: interval.map(|_| bytes),
+                read: bytes,
+                ..DiskPass::default()
+            };
+            PassRecord {
+                kind: kind.to_owned(),
+                interval,
+                copying,
+                cycle: copying,
+                disks: vec![disk],
+                ..PassRecord::default()
+            }
+        }
+    }
+
+    fn at(passes: &[PassRecord], millis: u64) -> Forecast {
+        forecast(passes, Duration::from_millis(millis), None)
+    }
+
+    proptest! {
+        /// Whatever the rates are, as long as they stay, the next pass is forecast to a quarter.
+        #[test]
+        fn steady_rates_are_forecast_to_a_quarter(
+            rate in 1u64..200,
+            throughput in 1u64..500,
+            overhead in 0u64..3000,
+            intervals in proptest::collection::vec(1_000u64..600_000, 1..6),
+            next in 1_000u64..600_000,
+        ) {
+            let vm = Steady {
+                rate: rate << 20,
+                throughput: throughput << 20,
+                overhead,
+                size: 1 << 40,
+            };
+            let mut passes = vec![vm.full()];
+            passes.extend(intervals.iter().map(|interval| vm.delta(*interval)));
+            let truth = vm.delta(next);
+            let told = at(&passes, next).next.unwrap();
+            let bytes = truth.moved();
+            prop_assert!(told.bytes.abs_diff(bytes) <= bytes / 4, "{told:?}, not {truth:?}");
+            // What has no steady part cannot be told from short passes alone: a tenth of a second.
+            let slack = truth.copying / 4 + 100;
+            prop_assert!(told.millis.abs_diff(truth.copying) <= slack, "{told:?}, not {truth:?}");
+        }
+
+        #[test]
+        fn no_numbers_are_too_large(
+            bytes in 0..=u64::MAX,
+            interval in 0..=u64::MAX,
+            copying in 0..=u64::MAX,
+        ) {
+            let disk = DiskPass { changed: Some(bytes), ..DiskPass::default() };
+            let pass = PassRecord {
+                kind: "delta".to_owned(),
+                interval: Some(interval),
+                copying,
+                expected: Some(Expected { bytes, copying: interval }),
+                disks: vec![disk],
+                ..PassRecord::default()
+            };
+            let _ = forecast(&[pass.clone(), pass], Duration::MAX, None);
+        }
+    }
+
+    #[test]
+    fn nothing_is_foretold_from_nothing_and_no_rate_from_one_pass() {
+        assert_eq!(at(&[], 1000), Forecast::default());
+        let vm = Steady {
+            rate: 1,
+            throughput: 1 << 20,
+            overhead: 0,
+            size: 1 << 30,
+        };
+        let told = at(&[vm.full()], 1000);
+        assert_eq!((told.throughput, told.dirty_rate), (Some(1 << 20), None));
+        assert_eq!((told.next, told.outage), (None, None));
+    }
+
+    #[test]
+    fn what_the_guest_tells_is_believed_more_than_the_rate() {
+        let vm = Steady {
+            rate: 1 << 20,
+            throughput: 8 << 20,
+            overhead: 0,
+            size: 1 << 30,
+        };
+        let passes = [vm.full(), vm.delta(10_000)];
+        let told = forecast(&passes, Duration::from_secs(10), Some(&[3 << 20]));
+        assert_eq!(told.next.unwrap().bytes, 3 << 20);
+        assert_eq!(told.dirty_rate, Some(1 << 20));
+    }
+
+    #[test]
+    fn the_margin_is_wide_until_a_forecast_was_judged_and_grows_with_the_error() {
+        let vm = Steady {
+            rate: 1 << 20,
+            throughput: 8 << 20,
+            overhead: 0,
+            size: 1 << 30,
+        };
+        let mut delta = vm.delta(80_000);
+        let margin = |delta: &PassRecord| at(&[vm.full(), delta.clone()], 1).outage.unwrap().margin;
+        assert_eq!(margin(&delta), 50);
+        delta.expected = Some(Expected {
+            bytes: 0,
+            copying: delta.copying,
+        });
+        assert_eq!(margin(&delta), 10);
+        delta.expected = Some(Expected {
+            bytes: 0,
+            copying: delta.copying / 5,
+        });
+        assert_eq!(margin(&delta), 120);
+    }
+
+    #[test]
+    fn passes_that_follow_each_other_bring_the_outage_down_to_its_fixed_part() {
+        let vm = Steady {
+            rate: 4 << 20,
+            throughput: 16 << 20,
+            overhead: 1500,
+            size: 1 << 40,
+        };
+        let told = at(&[vm.full(), vm.delta(600_000)], 600_000);
+        assert!(told.outage.unwrap().millis > 100_000);
+        // The fixed point of t = 1.5 s + t / 4.
+        assert!(
+            told.best_outage.unwrap().millis.abs_diff(2000) < 300,
+            "{told:?}"
+        );
+    }
+}

@@ -1,0 +1,311 @@
+//! When a pass is due and when the VM may be made quiet. Pure: time comes in as values.
+//!
+//! What is *safe* is the business of `phase`; here is only decided what is *wanted*.
+
+use super::forecast::Forecast;
+use super::plan::Cutover;
+use crate::report::{bytes, seconds};
+use std::time::Duration;
+
+/// A pass more is worth it if it takes this much off the outage, in per cent.
+const WORTH: u64 = 10;
+
+/// Before a cutover that was asked for: in per cent, and no less than the time below.
+const WORTH_BEFORE_CUTOVER: u64 = 30;
+const WORTH_TIME: Duration = Duration::from_secs(2);
+
+/// What the decision is made of.
+#[derive(Clone, Debug)]
+pub struct Facts<'a> {
+    /// As in the plan.
+    pub interval: Duration,
+    /// As in the plan.
+    pub cutover: Cutover,
+    /// Somebody asked for the cutover.
+    pub asked: bool,
+    /// A cutover came to nothing: none begins by itself until somebody asks.
+    pub called_off: bool,
+    /// No pass is complete yet.
+    pub first: bool,
+    /// Since the last point was frozen.
+    pub since: Duration,
+    /// Seconds since 1970.
+    pub now: u64,
+    /// What is expected.
+    pub forecast: &'a Forecast,
+    /// What the last pass waited for: `source`, `target`, `cpu` or `limit`.
+    pub waited_for: &'a str,
+}
+
+/// What should happen now.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Next {
+    /// A pass.
+    Due,
+    /// The cutover.
+    Arm,
+    /// Nothing, for so long at most.
+    Wait(Duration),
+}
+
+/// What should happen now, and what a user should know of it.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Decision {
+    /// What should happen.
+    pub next: Next,
+    /// Why the outage cannot be as short as wanted, and what would help.
+    pub advice: Option<String>,
+}
+
+impl From<Next> for Decision {
+    fn from(next: Next) -> Self {
+        Self { next, advice: None }
+    }
+}
+
+/// Decides.
+#[must_use]
+pub fn decide(facts: &Facts<'_>) -> Decision {
+    if facts.first {
+        return Next::Due.into();
+    }
+    if facts.asked || facts.time_has_come() {
+        return match facts.another_pass_first() {
+            true => Next::Due.into(),
+            false => Next::Arm.into(),
+        };
+    }
+    let mut advice = None;
+    if let (Cutover::DowntimeBelow(budget), false) = (facts.cutover, facts.called_off) {
+        match facts.converge(budget) {
+            Converge::Below => return Next::Arm.into(),
+            Converge::Shrinks => return Next::Due.into(),
+            Converge::Unknown => {}
+            Converge::Never(why) => advice = Some(why),
+        }
+    }
+    let left = facts.interval.saturating_sub(facts.since);
+    let left = left.min(facts.until_last_pass().unwrap_or(left));
+    let next = match left.is_zero() {
+        true => Next::Due,
+        false => Next::Wait(left),
+    };
+    Decision { next, advice }
+}
+
+/// How the outage stands against what it may be.
+enum Converge {
+    Below,
+    Shrinks,
+    Unknown,
+    Never(String),
+}
+
+impl Facts<'_> {
+    fn time_has_come(&self) -> bool {
+        matches!(self.cutover, Cutover::At(moment) if !self.called_off && moment <= self.now)
+    }
+
+    /// Whether the outage would be much shorter after one more pass.
+    fn another_pass_first(&self) -> bool {
+        let (Some(now), Some(best)) = (&self.forecast.outage, &self.forecast.best_outage) else {
+            return false;
+        };
+        let saved = now.time().saturating_sub(best.time());
+        saved > WORTH_TIME && is_worth(saved, now.time(), WORTH_BEFORE_CUTOVER)
+    }
+
+    /// Time until the pass that should be the last one before a scheduled cutover; `None` without
+    /// one, or if that pass has begun already.
+    fn until_last_pass(&self) -> Option<Duration> {
+        let Cutover::At(moment) = self.cutover else {
+            return None;
+        };
+        let left = Duration::from_secs(moment.saturating_sub(self.now));
+        let lead = self.forecast.next.map(|next| next.at_worst())?;
+        let lead = lead.saturating_mul(2).max(Duration::from_secs(5));
+        match (self.called_off, self.since > lead) {
+            (false, true) => Some(left.saturating_sub(lead)),
+            (false, false) => Some(left),
+            (true, _) => None,
+        }
+    }
+
+    fn converge(&self, budget: Duration) -> Converge {
+        let (Some(now), Some(best)) = (&self.forecast.outage, &self.forecast.best_outage) else {
+            // Only a second pass shows how fast the VM changes.
+            return match self.forecast.dirty_rate {
+                None if self.since >= budget => Converge::Shrinks,
+                _ => Converge::Unknown,
+            };
+        };
+        if now.at_worst() <= budget {
+            return Converge::Below;
+        }
+        if best.time() > budget {
+            return Converge::Never(self.advice(best.time(), budget));
+        }
+        let saved = now.time().saturating_sub(best.time());
+        // At its best already, and only the margin is too wide: passes make it narrower.
+        let narrows = self.since >= budget;
+        match is_worth(saved, now.time(), WORTH) || narrows {
+            true => Converge::Shrinks,
+            false => Converge::Unknown,
+        }
+    }
+
+    fn advice(&self, best: Duration, budget: Duration) -> String {
+        let rate = |rate: Option<u64>| format!("{}/s", bytes(rate.unwrap_or(0)));
+        let help = match self.waited_for {
+            "source" => {
+                "reading is what takes the time: more connections, or a source that is less busy"
+            }
+            "target" => {
+                "the target is what takes the time: a faster LUN, or fewer writers beside it"
+            }
+            "cpu" => "the processor is what takes the time: more cores, or digest: xxh3",
+            "limit" => "limits.rate is what takes the time: raise it, or give the cutover a window",
+            _ => "less work for the guest, or a longer downtime",
+        };
+        format!(
+            "the outage will not get below {} ({} wanted): the VM changes {} and {} get through; {help}",
+            seconds(best),
+            seconds(budget),
+            rate(self.forecast.dirty_rate),
+            rate(self.forecast.throughput)
+        )
+    }
+}
+
+fn is_worth(saved: Duration, of: Duration, percent: u64) -> bool {
+    saved.as_millis().saturating_mul(100) >= of.as_millis().saturating_mul(percent.into())
+        && !saved.is_zero()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::forecast::forecast;
+    use super::super::forecast::tests::Steady;
+    use super::super::record::{Expected, PassRecord};
+    use super::{Cutover, Decision, Duration, Facts, Next, decide};
+
+    const HOUR: Duration = Duration::from_secs(3600);
+
+    /// Lets policy drive a steady VM; the moments at which passes began, and when it armed.
+    fn drive(
+        vm: Steady,
+        cutover: Cutover,
+        asked_at: Option<u64>,
+    ) -> (Vec<u64>, Option<u64>, String) {
+        let mut passes: Vec<PassRecord> = Vec::new();
+        let (mut now, mut frozen, mut begun) = (0u64, 0u64, Vec::new());
+        let mut told = String::new();
+        while now < 24 * 3_600_000 {
+            let since = Duration::from_millis(now - frozen);
+            let forecast = forecast(&passes, since, None);
+            let facts = Facts {
+                interval: HOUR,
+                cutover,
+                asked: asked_at.is_some_and(|asked| asked <= now),
+                called_off: false,
+                first: passes.is_empty(),
+                since,
+                now: now / 1000,
+                forecast: &forecast,
+                waited_for: "target",
+            };
+            let Decision { next, advice } = decide(&facts);
+            told = advice.unwrap_or(told);
+            match next {
+                Next::Arm => return (begun, Some(now), told),
+                Next::Wait(time) => {
+                    let time = u64::try_from(time.as_millis()).unwrap();
+                    let asked = asked_at.filter(|asked| *asked > now).unwrap_or(u64::MAX);
+                    now = (now + time.clamp(1, 60_000)).min(asked);
+                }
+                Next::Due => {
+                    let mut pass = match passes.is_empty() {
+                        true => vm.full(),
+                        false => vm.delta(now - frozen),
+                    };
+                    pass.expected = forecast.next.map(|next| Expected {
+                        bytes: next.bytes,
+                        copying: next.millis,
+                    });
+                    begun.push(now);
+                    frozen = now;
+                    now += pass.cycle;
+                    passes.push(pass);
+                }
+            }
+        }
+        (begun, None, told)
+    }
+
+    fn vm(rate: u64, throughput: u64) -> Steady {
+        Steady {
+            rate: rate << 20,
+            throughput: throughput << 20,
+            overhead: 500,
+            size: 20 << 30,
+        }
+    }
+
+    #[test]
+    fn passes_come_every_interval_until_somebody_asks() {
+        let (begun, armed, _) = drive(vm(1, 100), Cutover::Manual, Some(4 * 3_600_000 + 60_000));
+        let gaps: Vec<u64> = begun.windows(2).map(|pair| pair[1] - pair[0]).collect();
+        assert!(gaps.iter().take(4).all(|gap| *gap == 3_600_000), "{gaps:?}");
+        assert!(armed.unwrap() >= 4 * 3_600_000 + 60_000);
+    }
+
+    #[test]
+    fn a_cutover_that_was_asked_for_late_in_the_interval_is_made_short_first() {
+        let asked = 3_600_000 + 3_000_000;
+        let (begun, armed, _) = drive(vm(10, 100), Cutover::Manual, Some(asked));
+        let after = begun.iter().filter(|moment| **moment >= asked).count();
+        assert!((1..=3).contains(&after), "{begun:?}");
+        assert!(
+            armed.unwrap() < asked + 600_000,
+            "but it does not take for ever"
+        );
+    }
+
+    #[test]
+    fn a_vm_that_outruns_the_target_is_cut_over_at_once_when_somebody_says_so() {
+        let asked = 3 * 3_600_000;
+        let (begun, armed, _) = drive(vm(200, 100), Cutover::Manual, Some(asked));
+        assert!(armed.is_some(), "{begun:?}");
+    }
+
+    #[test]
+    fn a_downtime_that_can_be_met_is_met_within_a_few_passes() {
+        let below = Cutover::DowntimeBelow(Duration::from_secs(5));
+        let (begun, armed, told) = drive(vm(10, 100), below, None);
+        assert!(armed.unwrap() < 2 * 3_600_000, "{begun:?}");
+        assert!(begun.len() < 20, "{begun:?}");
+        assert_eq!(told, "");
+    }
+
+    #[test]
+    fn a_downtime_that_cannot_be_met_is_said_so_and_costs_no_more_than_usual() {
+        let below = Cutover::DowntimeBelow(Duration::from_secs(2));
+        let (begun, armed, told) = drive(vm(95, 100), below, None);
+        assert_eq!(armed, None);
+        assert!(begun.len() <= 30, "{} passes in a day", begun.len());
+        assert!(
+            told.contains("will not get below") && told.contains("a faster LUN"),
+            "{told}"
+        );
+    }
+
+    #[test]
+    fn a_scheduled_cutover_has_a_pass_just_before_it() {
+        let moment = 5 * 3600 + 1800;
+        let (begun, armed, _) = drive(vm(10, 100), Cutover::At(moment), None);
+        let armed = armed.unwrap() / 1000;
+        assert!((moment..moment + 120).contains(&armed), "{armed}");
+        let last = begun.last().unwrap() / 1000;
+        assert!(last > moment - 1800, "{last} is long before {moment}");
+    }
+}

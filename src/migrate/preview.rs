@@ -1,0 +1,182 @@
+//! What a plan would do, before anything is done: `migrate --check`, and the checks of the first
+//! step.
+
+use super::drive::{Scene, raw};
+use super::plan::{Cutover, Disk, Plan};
+use crate::address::Address;
+use crate::changes::guest::DiskFacts;
+use crate::error::{Error, Kind, Result};
+use crate::job::any_source;
+use crate::job::options::Tuning;
+use crate::journal::unique_id;
+use crate::report::{bytes, seconds};
+use serde::Serialize;
+use std::fmt::Write;
+use std::path::Path;
+use std::time::Duration;
+
+/// Bytes per second that are assumed while nothing was measured and no rate is set.
+const ASSUMED: u64 = 100 << 20;
+
+/// What would happen.
+#[derive(Debug, Serialize)]
+pub struct Preview {
+    /// The VM.
+    pub vm: String,
+    /// How it is reached.
+    pub guest: String,
+    /// Each disk.
+    pub disks: Vec<DiskPreview>,
+    /// Bytes of all disks.
+    pub bytes: u64,
+    /// Bytes per second that the times are reckoned with.
+    pub rate: u64,
+    /// Whether that is only assumed.
+    pub assumed: bool,
+    /// Seconds of the full pass.
+    pub full_pass: u64,
+    /// When it is cut over.
+    pub cutover: String,
+}
+
+/// What would happen to a disk.
+#[derive(Debug, Serialize)]
+pub struct DiskPreview {
+    /// Its name.
+    pub name: String,
+    /// Bytes.
+    pub size: u64,
+    /// What tells its changes.
+    pub tracking: String,
+    /// Where it goes.
+    pub target: String,
+    /// Bytes of the target; `None` if it will be made.
+    pub target_size: Option<u64>,
+}
+
+/// Looks at the VM and at the targets, and changes nothing.
+///
+/// # Errors
+/// The VM cannot be reached, a disk is not there, or a target cannot take it.
+pub async fn preview(plan: &Plan) -> Result<Preview> {
+    let guest = plan.guest.connect(plan, &unique_id()).await?;
+    let facts = guest.disks().await?;
+    let mut disks = Vec::new();
+    for disk in &plan.disks {
+        let fact = facts.iter().find(|fact| fact.name == disk.name);
+        let missing = || Error::new(Kind::Refused, format!("the VM has no disk {}", disk.name));
+        let fact = fact.ok_or_else(missing)?;
+        disks.push(DiskPreview {
+            name: disk.name.clone(),
+            size: fact.size,
+            tracking: tracking(disk, fact),
+            target: disk.target.to_string(),
+            target_size: check_target(disk, fact.size).await?,
+        });
+    }
+    let sizes = disks.iter().map(|disk| disk.size);
+    let bytes = sizes.fold(0, u64::saturating_add);
+    let set = [plan.limits.rate, plan.limits.rate_per_host];
+    let set = set.into_iter().flatten().min();
+    let rate = set.unwrap_or(ASSUMED);
+    Ok(Preview {
+        vm: plan.vm.clone(),
+        guest: plan.guest.describe(),
+        disks,
+        bytes,
+        rate,
+        assumed: set.is_none(),
+        full_pass: bytes.checked_div(rate).unwrap_or(0),
+        cutover: match plan.cutover {
+            Cutover::Manual => "when diskferry cutover says so".to_owned(),
+            Cutover::At(moment) => format!("{moment} seconds after 1970"),
+            Cutover::DowntimeBelow(time) => {
+                format!("when the forecast is below {}", seconds(time))
+            }
+        },
+    })
+}
+
+fn tracking(disk: &Disk, fact: &DiskFacts) -> String {
+    match disk.digest_only {
+        true => "digests: every pass reads all of it".to_owned(),
+        false => fact.tracking.clone(),
+    }
+}
+
+/// Checks every target of a migration that begins.
+pub(super) async fn check_targets(scene: &Scene) -> Result<()> {
+    let sizes = scene.book.look(|record| {
+        let sizes = record.disks.iter().map(|disk| disk.size);
+        sizes.collect::<Vec<_>>()
+    });
+    for (disk, size) in scene.plan.disks.iter().zip(sizes) {
+        check_target(disk, size).await?;
+    }
+    Ok(())
+}
+
+/// Refuses what can be seen to be no place for a disk of `size` bytes; gives the target's size.
+///
+/// What else there is to check (mounts, holders, foreign content, sectors) is checked when it is
+/// opened for writing, before byte 0.
+async fn check_target(disk: &Disk, size: u64) -> Result<Option<u64>> {
+    let place = || format!("target of disk {}", disk.name);
+    let refused = |what: String| Err(Error::new(Kind::Refused, what).context(place()));
+    match &disk.target {
+        Address::Null => return Ok(None),
+        Address::Path(path) if !path.exists() => {
+            return match path.parent().is_some_and(Path::is_dir) {
+                true => Ok(None),
+                false => refused(format!("{} is in no directory", path.display())),
+            };
+        }
+        // Started twice, it would not be the same one.
+        Address::Child(_) => return Ok(None),
+        _ => {}
+    }
+    let opened = any_source(&disk.target, &raw(), &Tuning::default(), Vec::new()).await;
+    let target = opened.map_err(|error| error.context(place()))?;
+    let is_file = matches!(&disk.target, Address::Path(path) if path.is_file());
+    match target.source.size() {
+        room if room < size && !is_file => refused(format!(
+            "{} is too small: it has {room} bytes and the disk has {size}",
+            disk.target
+        )),
+        room => Ok(Some(room)),
+    }
+}
+
+impl Preview {
+    /// For people.
+    #[must_use]
+    pub fn table(&self) -> String {
+        let mut text = format!("{}, by {}\n", self.vm, self.guest);
+        for disk in &self.disks {
+            let room = disk.target_size.map(bytes);
+            let _ = writeln!(
+                text,
+                "  {:<12} {:>10}  to {} ({}); changes: {}",
+                disk.name,
+                bytes(disk.size),
+                disk.target,
+                room.unwrap_or_else(|| "will be made".to_owned()),
+                disk.tracking
+            );
+        }
+        let how = if self.assumed {
+            "assumed"
+        } else {
+            "as limited"
+        };
+        let _ = writeln!(
+            text,
+            "full pass: at most {} in {} at {}/s ({how}), less where the disks are empty",
+            bytes(self.bytes),
+            seconds(Duration::from_secs(self.full_pass)),
+            bytes(self.rate)
+        );
+        let _ = writeln!(text, "cutover: {}", self.cutover);
+        text
+    }
+}
