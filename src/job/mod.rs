@@ -46,7 +46,7 @@ pub use context::Context;
 pub use copy::Outcome;
 pub use open::{Disk, any_source};
 pub use persist::copy;
-pub use prove::Scope;
 pub use place::state_directory;
+pub use prove::Scope;
 pub use stream::copy as copy_stream;
 pub use verify::{VerifyOptions, prove, verify};

@@ -14,6 +14,9 @@ const WORTH: u64 = 10;
 const WORTH_BEFORE_CUTOVER: u64 = 30;
 const WORTH_TIME: Duration = Duration::from_secs(2);
 
+/// Passes that follow each other at once, at most: if they have not done it, more will not.
+const ROUNDS: u32 = 8;
+
 /// What the decision is made of.
 #[derive(Clone, Debug)]
 pub struct Facts<'a> {
@@ -33,6 +36,8 @@ pub struct Facts<'a> {
     pub now: u64,
     /// What is expected.
     pub forecast: &'a Forecast,
+    /// Passes that began before the interval was over, one after the other.
+    pub rounds: u32,
     /// What the last pass waited for: `source`, `target`, `cpu` or `limit`.
     pub waited_for: &'a str,
 }
@@ -108,6 +113,9 @@ impl Facts<'_> {
 
     /// Whether the outage would be much shorter after one more pass.
     fn another_pass_first(&self) -> bool {
+        if self.rounds >= ROUNDS {
+            return false;
+        }
         let (Some(now), Some(best)) = (&self.forecast.outage, &self.forecast.best_outage) else {
             return false;
         };
@@ -142,8 +150,8 @@ impl Facts<'_> {
         if now.at_worst() <= budget {
             return Converge::Below;
         }
-        if best.time() > budget {
-            return Converge::Never(self.advice(best.time(), budget));
+        if best.time() > budget || self.rounds >= ROUNDS {
+            return Converge::Never(self.advice(best.time().max(budget), budget));
         }
         let saved = now.time().saturating_sub(best.time());
         // At its best already, and only the margin is too wide: passes make it narrower.
@@ -200,6 +208,7 @@ mod tests {
         let mut passes: Vec<PassRecord> = Vec::new();
         let (mut now, mut frozen, mut begun) = (0u64, 0u64, Vec::new());
         let mut told = String::new();
+        let mut rounds = 0;
         while now < 24 * 3_600_000 {
             let since = Duration::from_millis(now - frozen);
             let forecast = forecast(&passes, since, None);
@@ -212,6 +221,7 @@ mod tests {
                 since,
                 now: now / 1000,
                 forecast: &forecast,
+                rounds,
                 waited_for: "target",
             };
             let Decision { next, advice } = decide(&facts);
@@ -232,6 +242,7 @@ mod tests {
                         bytes: next.bytes,
                         copying: next.millis,
                     });
+                    rounds = if since < HOUR { rounds + 1 } else { 0 };
                     begun.push(now);
                     frozen = now;
                     now += pass.cycle;

@@ -2,7 +2,7 @@
 //! step.
 
 use super::drive::{Scene, raw};
-use super::plan::{Cutover, Disk, Plan};
+use super::plan::{Cutover, Disk, Plan, show_moment};
 use crate::address::Address;
 use crate::changes::guest::DiskFacts;
 use crate::error::{Error, Kind, Result};
@@ -89,7 +89,7 @@ pub async fn preview(plan: &Plan) -> Result<Preview> {
         full_pass: bytes.checked_div(rate).unwrap_or(0),
         cutover: match plan.cutover {
             Cutover::Manual => "when diskferry cutover says so".to_owned(),
-            Cutover::At(moment) => format!("{moment} seconds after 1970"),
+            Cutover::At(moment) => format!("at {}", show_moment(moment)),
             Cutover::DowntimeBelow(time) => {
                 format!("when the forecast is below {}", seconds(time))
             }

@@ -4,7 +4,7 @@ use super::book::{self, Book};
 use super::control::{self, Request};
 use super::drive::{Scene, Wish, drive};
 use super::metrics;
-use super::plan::Plan;
+use super::plan::{Plan, show_moment};
 use super::record::Record;
 use super::status::Status;
 use super::store::Store;
@@ -176,11 +176,11 @@ fn report_failure(scene: &Scene, error: &Error, flight: &Flight) {
     let status = Status::of(&record, Some(&scene.board.live()));
     let state = serde_json::to_string_pretty(&record.state).unwrap_or_default();
     let text = format!(
-        "diskferry {}: migration of {} failed {} seconds after 1970\n{}\n\n{}\nState:\n{state}\n\n\
+        "diskferry {}: migration of {} failed at {}\n{}\n\n{}\nState:\n{state}\n\n\
          Log:\n{}",
         env!("CARGO_PKG_VERSION"),
         record.vm,
-        book::now() / 1000,
+        show_moment(book::now() / 1000),
         error.line(),
         status.table(),
         flight.text()

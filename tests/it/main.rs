@@ -18,6 +18,7 @@ mod demo;
 mod faults;
 mod formats;
 mod issued;
+mod migrate;
 mod nvme;
 mod pod;
 mod nbd_client;

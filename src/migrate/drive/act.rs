@@ -1,7 +1,7 @@
 //! One action, done: what the machine is told of it.
 
 use super::scene::{Scene, interrupted};
-use super::{hook, label, measure, pass, proof, wait};
+use super::{certificate, hook, label, measure, pass, proof, wait};
 use crate::changes::Baseline;
 use crate::changes::guest::{Guest, Point};
 use crate::error::{Error, Kind, Result};
@@ -66,7 +66,7 @@ pub(super) async fn act(
             let quiet = scene.ask("ask whether the VM is quiet", halt, call).await?;
             Ok(quiet.map_or_else(|| Event::NotQuiet(RUNS.to_owned()), Event::Quiet))
         }
-        Action::WriteCertificate => proof::certify(scene, halt).await,
+        Action::WriteCertificate => certificate::write(scene).await,
         Action::Clean => clean(scene, halt).await,
         Action::Wake => {
             let call = async |guest: &dyn Guest| guest.wake().await;

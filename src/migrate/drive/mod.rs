@@ -5,7 +5,8 @@
 //!  act.rs       an action, done
 //!  measure.rs   how much changed up to a point
 //!  pass.rs      all disks copied at once
-//!  proof.rs     what was written, read back; the certificate
+//!  proof.rs     what was written, read back
+//!  certificate.rs  what was proven, of what, and how it is known
 //!  wait.rs      policy, asked until it wants something
 //!  hook.rs      the user's commands
 //!  label.rs     what a cancelled migration leaves beside its targets
@@ -13,6 +14,7 @@
 //! ```
 
 mod act;
+mod certificate;
 mod hook;
 mod label;
 mod measure;

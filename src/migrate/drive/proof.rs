@@ -1,4 +1,4 @@
-//! What was written is read back past the cache, and the certificate.
+//! What was written is read back past the cache and compared.
 
 use super::progress::Progress;
 use super::scene::{Scene, interrupted};
@@ -9,7 +9,7 @@ use crate::migrate::phase::Event;
 use crate::pipeline::{Stop, Stopper};
 use tokio::task::JoinSet;
 
-/// Proves every disk.
+/// Proves every disk, all of it.
 ///
 /// # Errors
 /// `Mismatch` with the disk and the offset; `Interrupted` if `halt` came; or a target cannot be
@@ -58,16 +58,4 @@ pub(super) async fn prove(scene: &Scene, _all: bool, mut halt: Stop) -> Result<E
     progress.end();
     scene.board.end();
     failed.map_or(Ok(Event::Proven), Err)
-}
-
-/// Writes the certificate.
-///
-/// # Errors
-/// It is not durable.
-pub(super) async fn certify(scene: &Scene, _halt: Stop) -> Result<Event> {
-    let record = scene.book.record();
-    let text = serde_json::to_vec_pretty(&record.state.quiet)
-        .map_err(|error| Error::new(Kind::Io, "write the certificate").because(error))?;
-    scene.book.store.replace("certificate.json", &text)?;
-    Ok(Event::Certified)
 }

@@ -12,6 +12,7 @@ use crate::migrate::status;
 use crate::pipeline::Stop;
 use crate::pipeline::counters::Counters;
 use crate::report::{self, OfDisk, Reporter};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::time::sleep;
@@ -33,6 +34,8 @@ pub(crate) struct Scene {
     guest: Mutex<Option<Arc<dyn Guest>>>,
     /// The point that stands, as the guest told it.
     points: Mutex<Vec<Point>>,
+    /// Passes that began early, one after the other.
+    rounds: AtomicU32,
 }
 
 impl Scene {
@@ -46,7 +49,22 @@ impl Scene {
             reporter,
             guest: Mutex::default(),
             points: Mutex::default(),
+            rounds: AtomicU32::new(0),
         }
+    }
+
+    pub(super) fn rounds(&self) -> u32 {
+        self.rounds.load(Ordering::Relaxed)
+    }
+
+    /// A pass begins, before its time or not.
+    pub(super) fn count_round(&self, early: bool) {
+        let rounds = if early {
+            self.rounds().saturating_add(1)
+        } else {
+            0
+        };
+        self.rounds.store(rounds, Ordering::Relaxed);
     }
 
     pub(super) fn tell(&self, event: &report::Event) {

@@ -31,7 +31,10 @@ pub(super) async fn wait(scene: &Scene, mut halt: Stop) -> Result<Event> {
         }
         scene.board.change(|live| live.advice = advice);
         let time = match next {
-            Next::Due => return Ok(Event::Due),
+            Next::Due => {
+                scene.count_round(early(scene));
+                return Ok(Event::Due);
+            }
             Next::Arm => return Ok(Event::Arm),
             Next::Wait(time) => time,
         };
@@ -60,8 +63,17 @@ fn ask(scene: &Scene, outlook: &Forecast) -> Decision {
             since: since(record.frozen_at(record.state.durable)),
             now: book::now() / 1000,
             forecast: outlook,
+            rounds: scene.rounds(),
             waited_for: &record.pass.waited_for,
         })
+    })
+}
+
+/// Whether a pass that begins now begins before the interval is over.
+fn early(scene: &Scene) -> bool {
+    scene.book.look(|record| {
+        let frozen = record.frozen_at(record.state.durable);
+        frozen.is_some() && since(frozen) < scene.plan.precopy_interval
     })
 }
 

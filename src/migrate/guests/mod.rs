@@ -3,10 +3,12 @@
 //! A kind is one file and one line in [`KINDS`].
 //!
 //! ```text
+//!  qmp.rs   a running QEMU, over its QMP socket
 //!  nbd.rs   points in time that somebody else makes, told or by a command of the user
 //! ```
 
 mod nbd;
+mod qmp;
 
 use super::plan::Plan;
 use crate::changes::guest::Guest;
@@ -18,7 +20,7 @@ use std::fmt;
 use std::sync::Arc;
 
 /// Every kind of guest.
-const KINDS: &[Kind] = &[Kind::of("nbd", nbd::read)];
+const KINDS: &[Kind] = &[Kind::of("qmp", qmp::read), Kind::of("nbd", nbd::read)];
 
 /// A kind of guest: its name in the plan, and what it makes of the rest.
 struct Kind {

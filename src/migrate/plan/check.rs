@@ -83,7 +83,6 @@ pub(super) fn plan(file: File, text: &str) -> Result<Plan> {
         prove,
         hooks: hooks(file.hooks, &mut bad),
         workers: workers.unwrap_or(disks.len()).max(1),
-        distrust_tracking: percent(file.distrust_tracking.as_ref(), &mut bad),
         metrics: file.metrics.and_then(|word| {
             let found = word.parse();
             let found = found.map_err(|_| format!("{word:?} is no address such as 127.0.0.1:9464"));
@@ -314,18 +313,6 @@ fn hooks(found: layout::Hooks, bad: &mut Complaints) -> Vec<(Hook, Command)> {
         Some((hook, Command { words, timeout }))
     });
     there.collect()
-}
-
-/// `5`, `5%`.
-fn percent(found: Option<&Text>, bad: &mut Complaints) -> Option<u8> {
-    let number = match found? {
-        Text::Number(number) => u8::try_from(*number).ok(),
-        Text::Word(word) => word.trim_end_matches('%').trim().parse().ok(),
-    };
-    let number = number.filter(|number| *number <= 100);
-    let found = number.ok_or_else(|| "not a percentage from 0 to 100".to_owned());
-    bad.take("distrust-tracking", found)
-        .filter(|number| *number > 0)
 }
 
 fn digest(found: Option<&str>, bad: &mut Complaints) -> Algorithm {

@@ -23,7 +23,6 @@ pub(super) struct File {
     #[serde(default)]
     pub(super) hooks: Hooks,
     pub(super) workers: Option<u32>,
-    pub(super) distrust_tracking: Option<Text>,
     pub(super) metrics: Option<String>,
     #[serde(default)]
     pub(super) overwrite: bool,

@@ -16,7 +16,7 @@ mod units;
 #[cfg(test)]
 mod tests;
 
-pub use units::{HourOfDay, moment};
+pub use units::{HourOfDay, moment, show_moment};
 
 use super::guests::Reach;
 use super::phase::{Hook, Prove, Rules};
@@ -57,8 +57,6 @@ pub struct Plan {
     pub hooks: Vec<(Hook, Command)>,
     /// Disks that are copied at once.
     pub workers: usize,
-    /// Percent of what the tracker calls unchanged that is read all the same, in each pass.
-    pub distrust_tracking: Option<u8>,
     /// Where metrics are served.
     pub metrics: Option<SocketAddr>,
     /// Targets that hold something else may be written over.

@@ -37,7 +37,6 @@ prove: at-cutover
 hooks:
   before-cutover: {command: [notify, soon], timeout: 10s}
 workers: 2
-distrust-tracking: 5%
 metrics: 127.0.0.1:9464
 overwrite: true
 digest: blake3
@@ -81,7 +80,6 @@ fn every_key_reaches_the_plan() {
         (Some(2), 32)
     );
     assert_eq!((plan.prove, plan.workers), (Prove::AtCutover, 2));
-    assert_eq!(plan.distrust_tracking, Some(5));
     assert_eq!(plan.digest, Algorithm::Blake3);
     assert!(plan.disks[1].digest_only && !plan.disks[0].digest_only);
     assert!(matches!(&plan.disks[2].target, Address::Child(words) if words.len() == 3));
@@ -118,7 +116,6 @@ cutover: {at: tomorrow}
 shutdown: {otherwise: guest}
 limits: {memory: 1k, requests: 0, rate: fast, windows: [{from: '9', to: '10:00', rate: 1}]}
 hooks: {done: {command: []}}
-distrust-tracking: 101
 metrics: here
 digest: md5
 ";
@@ -139,7 +136,6 @@ digest: md5
         "limits.rate: ",
         "limits.windows[0].from: ",
         "hooks.done.command: ",
-        "distrust-tracking: ",
         "metrics: ",
         "digest: ",
     ] {

@@ -28,6 +28,15 @@ pub fn moment(word: &str) -> Result<u64, String> {
     u64::try_from(parsed.as_second()).map_err(|_| format!("{word:?} is before 1970"))
 }
 
+/// A moment as RFC 3339 has it, in the time zone of UTC.
+#[must_use]
+pub fn show_moment(seconds: u64) -> String {
+    let second = i64::try_from(seconds).unwrap_or(i64::MAX);
+    Timestamp::from_second(second)
+        .unwrap_or(Timestamp::MAX)
+        .to_string()
+}
+
 /// An hour of the day to the second, in the time zone of the machine.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
 pub struct HourOfDay(Time);
@@ -49,7 +58,7 @@ impl HourOfDay {
 
 #[cfg(test)]
 mod tests {
-    use super::{HourOfDay, moment, time};
+    use super::{HourOfDay, moment, show_moment, time};
     use std::time::Duration;
 
     #[test]
@@ -66,6 +75,7 @@ mod tests {
     fn a_moment_needs_its_offset() {
         assert_eq!(moment("1970-01-01T01:00:10+01:00"), Ok(10));
         assert_eq!(moment("1970-01-01T00:00:10Z"), Ok(10));
+        assert_eq!(show_moment(10), "1970-01-01T00:00:10Z");
         for word in ["1970-01-01T00:00:10", "1969-12-31T00:00:00Z", "22:00"] {
             assert!(moment(word).is_err(), "{word:?}");
         }
