@@ -14,6 +14,8 @@ pub enum Address {
     Nbd(String),
     /// `[ CMD ARGS… ]`: a server that is started for this job and handed a socket.
     Child(Vec<String>),
+    /// `vddk://`: a virtual disk of vSphere; parsed by `source::vddk`.
+    Vddk(String),
     /// `-`: standard input or output.
     Stdio,
     /// `null:`: nowhere.
@@ -31,7 +33,7 @@ const NBD_SCHEMES: [&str; 6] = [
 ];
 
 /// Schemes that belong to sources of later releases: named, so that nobody gets a file `http:`.
-const PLANNED_SCHEMES: [&str; 4] = ["http", "https", "vddk", "vsphere"];
+const PLANNED_SCHEMES: [&str; 3] = ["http", "https", "vsphere"];
 
 impl FromStr for Address {
     type Err = Error;
@@ -47,6 +49,7 @@ impl FromStr for Address {
         }
         match text.split_once(':') {
             Some((scheme, _)) if NBD_SCHEMES.contains(&scheme) => Ok(Self::Nbd(text.to_owned())),
+            Some(("vddk", rest)) if rest.starts_with("//") => Ok(Self::Vddk(text.to_owned())),
             Some((scheme, rest)) if PLANNED_SCHEMES.contains(&scheme) && rest.starts_with("//") => {
                 Err(
                     Error::new(Kind::Unsupported, format!("{scheme}:// is not built yet"))
@@ -106,7 +109,7 @@ impl fmt::Display for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Path(path) => write!(f, "{}", path.display()),
-            Self::Nbd(uri) => f.write_str(uri),
+            Self::Nbd(uri) | Self::Vddk(uri) => f.write_str(uri),
             Self::Child(command) => write!(f, "[ {} ]", command.join(" ")),
             Self::Stdio => f.write_str("-"),
             Self::Null => f.write_str("null:"),

@@ -39,6 +39,15 @@ pub struct Identity {
     pub name: String,
 }
 
+/// What serves a disk, where somebody wants to know: software on another machine.
+#[derive(Clone, Debug, Default, Eq, PartialEq, Serialize)]
+pub struct ServedBy {
+    /// Version of the software; empty if it did not say.
+    pub version: String,
+    /// Host that has the disk open; empty if it did not say.
+    pub host: String,
+}
+
 impl fmt::Display for Identity {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.name)

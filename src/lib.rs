@@ -5,6 +5,7 @@
 
 pub mod cli;
 pub mod demo;
+pub mod importer;
 pub mod migrate;
 pub mod job;
 pub mod report;
@@ -23,6 +24,7 @@ pub mod digest;
 pub mod buffer;
 pub mod endpoint;
 pub mod address;
+pub mod secret;
 pub mod error;
 pub mod sys;
 

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 
 /// The vocabulary that everything above it may speak.
 const WORDS: &[&str] = &[
-    "address", "buffer", "digest", "endpoint", "error", "extent", "sys",
+    "address", "buffer", "digest", "endpoint", "error", "extent", "secret", "sys",
 ];
 
 /// Which modules a module may use, besides itself and [`WORDS`]; those list all that they may.
@@ -33,7 +33,10 @@ const ARROWS: &[(&str, &[&str])] = &[
     ),
     (
         "importer",
-        &["migrate", "job", "report", "source", "format", "target"],
+        &[
+            "migrate", "job", "report", "changes", "vsphere", "pipeline", "source", "format",
+            "target",
+        ],
     ),
     (
         "migrate",
@@ -70,6 +73,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("digest", &["extent", "error"]),
     ("buffer", &["error"]),
     ("endpoint", &["extent", "error"]),
+    ("secret", &["error"]),
     ("extent", &["error"]),
     ("error", &[]),
 ];

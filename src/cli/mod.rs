@@ -11,13 +11,15 @@
 //! ```
 //!
 //! A command is one file and one line in `COMMANDS`: `--help`, completions and man pages read
-//! that table. `nbdcopy` is the exception: it has the grammar of the program that it stands for.
+//! that table. `nbdcopy` and `importer` are exceptions: they have the grammar of the programs that
+//! they stand for.
 
 mod checksum;
 mod compare;
 mod completions;
 mod copy;
 mod demo;
+mod importer;
 mod inspect;
 mod inspect_vm;
 mod man;
@@ -63,6 +65,7 @@ const COMMANDS: &[Entry] = &[
     Entry::of::<steer::Cancel>(),
     Entry::of::<serve::Serve>(),
     Entry::of::<demo::Demo>(),
+    Entry::of::<importer::Importer>(),
     Entry::of::<nbdcopy::Passthrough>(),
     Entry::of::<completions::Completions>(),
     Entry::of::<man::Man>(),
@@ -124,6 +127,7 @@ pub struct Call(Kind);
 enum Kind {
     Command(Running, Output),
     Nbdcopy(nbdcopy::Call),
+    Importer(importer::Call),
 }
 
 /// Reads a command line: the program's name, and its words.
@@ -133,9 +137,13 @@ enum Kind {
 /// comes back is the exit code.
 pub fn parse(words: impl IntoIterator<Item = OsString>) -> Result<Call, ExitCode> {
     let mut words: Vec<OsString> = words.into_iter().collect();
-    if let Some(first) = nbdcopy_begins(&words) {
+    if let Some(first) = begins(&words, nbdcopy::NAME, nbdcopy::NAME) {
         let words = words.split_off(first);
         return Ok(Call(Kind::Nbdcopy(nbdcopy::Call::new(words))));
+    }
+    if let Some(first) = begins(&words, importer::PROGRAM, importer::Importer::NAME) {
+        let words = words.split_off(first);
+        return Ok(Call(Kind::Importer(importer::Call::new(words))));
     }
     command(words::fold_brackets(words))
         .map(|(running, output)| Call(Kind::Command(running, output)))
@@ -159,19 +167,16 @@ fn command(words: Vec<OsString>) -> Result<(Running, Output), clap::Error> {
     }
 }
 
-/// Where the words of `nbdcopy` begin, its name first, if that is what was called: through a link
-/// of that name, or as a command.
-fn nbdcopy_begins(words: &[OsString]) -> Option<usize> {
-    let is = |word: Option<&OsString>| {
-        let name = word.and_then(|word| Path::new(word).file_name());
-        name.is_some_and(|name| name == nbdcopy::NAME)
-    };
-    if is(words.first()) {
+/// Where the words of a program that is stood for begin, its name first, if that is what was called:
+/// through a link of the name of `program`, or as `command`.
+fn begins(words: &[OsString], program: &str, command: &str) -> Option<usize> {
+    let called = words.first().and_then(|word| Path::new(word).file_name());
+    if called.is_some_and(|name| name == program) {
         return Some(0);
     }
     words
         .get(1)
-        .is_some_and(|word| word == nbdcopy::NAME)
+        .is_some_and(|word| word == command)
         .then_some(1)
 }
 
@@ -185,6 +190,7 @@ impl Call {
         };
         let code = match self.0 {
             Kind::Nbdcopy(call) => runtime.block_on(call.run()),
+            Kind::Importer(call) => runtime.block_on(call.run()),
             Kind::Command(running, output) => {
                 output.trace();
                 match runtime.block_on(running) {
@@ -217,7 +223,7 @@ fn runtime() -> Result<Runtime> {
 
 #[cfg(test)]
 mod tests {
-    use super::{COMMANDS, grammar, nbdcopy_begins};
+    use super::{COMMANDS, begins, grammar};
     use std::ffi::OsString;
 
     #[test]
@@ -233,10 +239,19 @@ mod tests {
     }
 
     #[test]
-    fn nbdcopy_is_a_name_and_a_command_and_not_a_file() {
+    fn a_program_that_is_stood_for_is_a_name_and_a_command_and_not_a_file() {
+        let importer = ["/usr/bin/cdi-importer -v=1", "diskferry importer -v=1"];
+        for (first, text) in importer.into_iter().enumerate() {
+            let words: Vec<OsString> = text.split_whitespace().map(Into::into).collect();
+            assert_eq!(
+                begins(&words, "cdi-importer", "importer"),
+                Some(first),
+                "{text}"
+            );
+        }
         let begins = |text: &str| {
             let words: Vec<OsString> = text.split_whitespace().map(Into::into).collect();
-            nbdcopy_begins(&words)
+            begins(&words, "nbdcopy", "nbdcopy")
         };
         assert_eq!(begins("/usr/bin/nbdcopy a b"), Some(0));
         assert_eq!(begins("diskferry nbdcopy a b"), Some(1));

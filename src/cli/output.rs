@@ -110,20 +110,26 @@ impl Output {
             1 => "diskferry=debug",
             _ => "diskferry=trace",
         };
-        let filter =
-            EnvFilter::try_from_env("DISKFERRY_LOG").unwrap_or_else(|_| EnvFilter::new(level));
-        let told = fmt::layer()
-            .with_writer(io::stderr)
-            .with_ansi(io::stderr().is_terminal())
-            .with_filter(filter);
-        let flight = self.flight.clone();
-        let kept = fmt::layer()
+        trace_at(level, Some(self.flight.clone()));
+    }
+}
+
+/// Sends tracing to standard error, as much of it as `level` or `DISKFERRY_LOG` asks for, and more
+/// of it to a flight recorder.
+pub(super) fn trace_at(level: &str, flight: Option<Flight>) {
+    let filter = EnvFilter::try_from_env("DISKFERRY_LOG").unwrap_or_else(|_| EnvFilter::new(level));
+    let told = fmt::layer()
+        .with_writer(io::stderr)
+        .with_ansi(io::stderr().is_terminal())
+        .with_filter(filter);
+    let kept = flight.map(|flight| {
+        fmt::layer()
             .with_writer(move || flight.clone())
             .with_ansi(false)
-            .with_filter(Targets::new().with_target("diskferry", Level::DEBUG));
-        // Fails only if somebody set a subscriber before: then that one is wanted.
-        let _ = registry().with(told).with(kept).try_init();
-    }
+            .with_filter(Targets::new().with_target("diskferry", Level::DEBUG))
+    });
+    // Fails only if somebody set a subscriber before: then that one is wanted.
+    let _ = registry().with(told).with(kept).try_init();
 }
 
 /// Writes to standard output.

@@ -136,6 +136,9 @@ impl Job<'_> {
             number: self.number,
             resumed: done.bytes(),
         });
+        if let Some(served) = self.opened.source.served_by() {
+            self.context.tell(&Event::ServedBy(served));
+        }
     }
 
     fn ticker(&self) -> Ticker {

@@ -4,6 +4,7 @@ use super::options::{Baseline, CopyOptions, ImageFormat, Making, Reading, Tuning
 use crate::address::Address;
 use crate::changes::Tracker;
 use crate::changes::nbd_bitmap::{self, NbdBitmap};
+use crate::changes::vsphere::Cbt;
 use crate::endpoint::Identity;
 use crate::error::{Error, Kind, Result};
 use crate::format::Image;
@@ -15,6 +16,7 @@ use crate::source::file::{FileSource, FileSourceOptions};
 use crate::source::image;
 use crate::source::nbd::NbdSource;
 use crate::source::stdin::StreamSource;
+use crate::source::vddk::{VddkOptions, VddkSource};
 use crate::sys::sysfs::Device;
 use crate::target::Target;
 use crate::target::block::{BlockOptions, BlockTarget};
@@ -83,9 +85,17 @@ pub(super) async fn source(options: &CopyOptions, counters: &Counters) -> Result
     let client = client_options(&options.source, &options.tuning, counters.retries.clone());
     let bitmap = match &options.pass.changes_since {
         Some(Baseline::NbdBitmap(bitmap)) => bitmap,
-        Some(Baseline::Cbt(_)) => {
-            let what = format!("{} has no changed block tracking", options.source);
-            return Err(Error::new(Kind::Refused, what).hint("cbt needs a vddk:// source"));
+        Some(Baseline::Cbt(since)) => {
+            let Address::Vddk(text) = &options.source else {
+                let what = format!("{} has no changed block tracking", options.source);
+                return Err(Error::new(Kind::Refused, what).hint("cbt needs a vddk:// source"));
+            };
+            let tracker = Cbt::open(&text.parse()?, since.clone()).await?;
+            let disk = open_source(&options.source, &options.reading, client).await?;
+            return Ok(Opened {
+                source: disk.source,
+                tracker: Some(Arc::new(tracker)),
+            });
         }
         None | Some(Baseline::Digest) => {
             let disk = open_source(&options.source, &options.reading, client).await?;
@@ -168,6 +178,15 @@ async fn open_storage(
             let what = format!("{address} is not a disk that can be read");
             return Err(Error::new(Kind::Usage, what));
         }
+        Address::Vddk(text) => {
+            let options = VddkOptions {
+                retry: options.retry,
+                retried: options.retried,
+                sessions: Some(options.connections),
+            };
+            let source = VddkSource::open(text.parse()?, options).await?;
+            return Ok((Arc::new(source), None));
+        }
         Address::Nbd(uri) => Endpoint::Uri(uri.parse()?),
         Address::Child(command) => Endpoint::Child(command.clone()),
     };
@@ -181,13 +200,14 @@ async fn open_storage(
 }
 
 /// One to a server on this machine, where more only make it switch between threads; several over
-/// TCP, where each is a stream of its own.
+/// TCP, where each is a stream of its own, and to VDDK, where each is a session of its own.
 fn suitable_connections(address: &Address) -> usize {
     let uri = match address {
         Address::Nbd(uri) => uri.parse::<Uri>().ok(),
         _ => None,
     };
     match uri.as_ref().map(Uri::place) {
+        _ if matches!(address, Address::Vddk(_)) => 4,
         Some(Place::Tcp { .. }) => 4,
         _ => 1,
     }
@@ -300,6 +320,10 @@ pub(super) async fn target(
         Address::Path(path) => return path_target(path, how).await,
         Address::Stdio => return Ok(Arc::new(StreamTarget::stdout()?)),
         Address::Null => return Ok(Arc::new(NullTarget)),
+        Address::Vddk(_) => {
+            let what = format!("{address} can only be read");
+            return Err(Error::new(Kind::Usage, what));
+        }
         Address::Nbd(uri) => Endpoint::Uri(uri.parse()?),
         Address::Child(command) => Endpoint::Child(command.clone()),
     };

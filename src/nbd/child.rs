@@ -5,6 +5,9 @@
 //! before it runs, so a shell sets it and then becomes the server; the command's words are handed
 //! to that shell as arguments and are never parsed by it.
 //!
+//! A child may also be given an environment of its own, and a pipe as descriptor 4, by which it learns
+//! a secret that must be neither in its words nor in its environment.
+//!
 //! The socket lies in a directory of our own that goes when the [`Child`] goes. What the child
 //! writes to its standard error is kept, the last lines of it, for the error message.
 
@@ -13,6 +16,7 @@ use crate::nbd::handshake::for_people;
 use rustix::process::{Pid, Signal, kill_process};
 use std::collections::VecDeque;
 use std::env;
+use std::ffi::OsString;
 use std::fs::{self, DirBuilder};
 use std::io;
 use std::os::fd::OwnedFd;
@@ -30,6 +34,10 @@ use tokio::time::{sleep, timeout};
 /// Becomes the server: descriptor 0, which is the socket, moves to 3.
 const BECOME: &str = r#"export LISTEN_PID=$$ LISTEN_FDS=1; exec "$@" 3<&0 0</dev/null"#;
 
+/// The same, and descriptor 1, which is the pipe, moves to 4.
+const BECOME_WITH_PIPE: &str =
+    r#"export LISTEN_PID=$$ LISTEN_FDS=1; exec "$@" 3<&0 4<&1 0</dev/null 1>/dev/null"#;
+
 /// Lines of standard error that are kept.
 const KEPT_LINES: usize = 10;
 
@@ -41,6 +49,20 @@ const GRACE: Duration = Duration::from_secs(30);
 
 /// Tells the directories of one process apart.
 static COUNTER: AtomicU32 = AtomicU32::new(0);
+
+/// Hears each line of a child's standard error, as far as it was kept.
+pub type Ear = Arc<dyn Fn(&str) + Send + Sync>;
+
+/// What a child is given besides its words.
+#[derive(Default)]
+pub struct Gifts {
+    /// The end of a pipe that becomes descriptor 4.
+    pub pipe: Option<OwnedFd>,
+    /// Its environment, if that is not ours.
+    pub environment: Option<Vec<(OsString, OsString)>>,
+    /// Who listens to it.
+    pub ear: Option<Ear>,
+}
 
 /// A running server that ends with this value.
 #[derive(Debug)]
@@ -57,6 +79,14 @@ impl Child {
     /// # Errors
     /// `command` is empty, or no process can be started. That it is no server shows later.
     pub fn start(command: &[String]) -> Result<Self> {
+        Self::start_with(command, Gifts::default())
+    }
+
+    /// Starts `command` with `gifts`.
+    ///
+    /// # Errors
+    /// As for [`start`](Self::start).
+    pub fn start_with(command: &[String], mut gifts: Gifts) -> Result<Self> {
         let name = command
             .first()
             .cloned()
@@ -65,16 +95,12 @@ impl Child {
         let directory = Directory::create().map_err(|error| Error::io(doing(), error))?;
         let listener =
             UnixListener::bind(directory.socket()).map_err(|error| Error::io(doing(), error))?;
-        let mut process = Command::new("/bin/sh")
-            .args(["-c", BECOME, "sh"])
-            .args(command)
-            .stdin(Stdio::from(OwnedFd::from(listener)))
-            .stderr(Stdio::piped())
+        let mut process = shell(command, listener, &mut gifts)
             .spawn()
             .map_err(|error| Error::io(doing(), error))?;
         let last_words = Arc::new(Mutex::default());
         if let Some(stderr) = process.stderr.take() {
-            tokio::spawn(listen(stderr, name.clone(), last_words.clone()));
+            tokio::spawn(listen(stderr, name.clone(), last_words.clone(), gifts.ear));
         }
         Ok(Self {
             process: Mutex::new(process),
@@ -171,9 +197,30 @@ impl Child {
     }
 }
 
+/// The shell that becomes `command`, with everything where the server looks for it.
+fn shell(command: &[String], listener: UnixListener, gifts: &mut Gifts) -> Command {
+    let mut shell = Command::new("/bin/sh");
+    let script = match gifts.pipe.take() {
+        Some(pipe) => {
+            shell.stdout(Stdio::from(pipe));
+            BECOME_WITH_PIPE
+        }
+        None => BECOME,
+    };
+    if let Some(environment) = gifts.environment.take() {
+        shell.env_clear().envs(environment);
+    }
+    shell
+        .args(["-c", script, "sh"])
+        .args(command)
+        .stdin(Stdio::from(OwnedFd::from(listener)))
+        .stderr(Stdio::piped());
+    shell
+}
+
 /// Keeps the last lines of standard error, and reads on whatever comes, so that the child never
 /// waits for us.
-async fn listen<R>(stderr: R, name: String, kept: Arc<Mutex<VecDeque<String>>>)
+async fn listen<R>(stderr: R, name: String, kept: Arc<Mutex<VecDeque<String>>>, ear: Option<Ear>)
 where
     R: AsyncRead + Unpin,
 {
@@ -190,6 +237,9 @@ where
             continue;
         }
         tracing::info!(server = %name, "{text}");
+        if let Some(ear) = &ear {
+            ear(&text);
+        }
         let mut kept = kept.lock().unwrap_or_else(PoisonError::into_inner);
         if kept.len() >= KEPT_LINES {
             kept.pop_front();

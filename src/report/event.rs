@@ -1,5 +1,6 @@
 //! What happens in a job, as values: rendered for people or as one JSON object per line.
 
+use crate::endpoint::ServedBy;
 use crate::pipeline::counters::Totals;
 use serde::Serialize;
 
@@ -23,6 +24,8 @@ pub enum Event {
         /// Bytes that an earlier run of this pass made durable.
         resumed: u64,
     },
+    /// What serves the source, if it is software on another machine that tells.
+    ServedBy(ServedBy),
     /// What the target really does when it is asked to zero (guarantee 3).
     Probe {
         /// The measurement, as `target::probe` describes it.

@@ -1,6 +1,7 @@
 //! Events for people, on standard error: a bar on a terminal, plain lines elsewhere.
 
 use super::{Event, Reporter, amount, pace, story};
+use crate::endpoint::ServedBy;
 use crate::pipeline::counters::{Bottleneck, Totals};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use std::io::Write;
@@ -152,7 +153,9 @@ impl<W: Write + Send> Reporter for Human<W> {
             {
                 self.line(&sentence(event));
             }
-            Event::Barrier { .. } | Event::Probe { .. } if self.show.verbose => {
+            Event::Barrier { .. } | Event::Probe { .. } | Event::ServedBy(_)
+                if self.show.verbose =>
+            {
                 self.line(&sentence(event));
             }
             _ => {}
@@ -199,6 +202,9 @@ fn sentence(event: &Event) -> String {
             format!("{source} to {target}: pass {number}, {pass}, {size}{resumed}")
         }
         Event::Probe { report } => format!("probe: {report}"),
+        Event::ServedBy(ServedBy { version, host }) => {
+            format!("the source is served by {host}, software version {version}")
+        }
         Event::Barrier { position, flush } => format!(
             "durable up to {} (flush took {flush:.3} s)",
             amount::bytes(*position)

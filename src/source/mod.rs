@@ -3,7 +3,7 @@
 //! ```text
 //!  file.rs    a regular file or block device     nbd.rs    an NBD export
 //!  stdin.rs   a stream that is read once         export.rs a Source served over NBD
-//!  image/     a disk image over any of these
+//!  image/     a disk image over any of these    vddk/     a virtual disk of vSphere
 //!  extents.rs all extents of a range, asked for on and on
 //! ```
 
@@ -13,11 +13,12 @@ pub mod file;
 pub mod image;
 pub mod nbd;
 pub mod stdin;
+pub mod vddk;
 
 pub use extents::all_extents;
 
 use crate::buffer::Buffer;
-use crate::endpoint::{Identity, Limits};
+use crate::endpoint::{Identity, Limits, ServedBy};
 use crate::error::Result;
 use crate::extent::{ByteRange, Extent};
 use async_trait::async_trait;
@@ -68,6 +69,11 @@ pub trait Source: fmt::Debug + Send + Sync {
     /// The disk cannot tell now. That only costs speed: the caller may read instead.
     async fn extents(&self, range: ByteRange) -> Result<Vec<Extent>> {
         Ok(vec![Extent::data(range)])
+    }
+
+    /// What serves the disk, if that is worth telling. `None` is always correct.
+    fn served_by(&self) -> Option<ServedBy> {
+        None
     }
 }
 

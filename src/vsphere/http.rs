@@ -4,8 +4,8 @@
 //! the caller knows what may be done twice.
 
 use super::locator::Server;
-use super::secret::Secret;
 use crate::error::{Error, Kind, Result};
+use crate::secret::Secret;
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Incoming;

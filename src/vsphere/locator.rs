@@ -10,7 +10,8 @@
 //!
 //! thumbprint=HEX   the certificate's SHA-1 or SHA-256, instead of an authority
 //! cacert=FILE      the authority, instead of the system's
-//! password-file=FILE, password-fd=N    instead of $DISKFERRY_VSPHERE_PASSWORD
+//! password-file=FILE, password-fd=N, password-env=NAME
+//!                  instead of $DISKFERRY_VSPHERE_PASSWORD
 //!
 //! disk=NAME          its file, key, object id, UUID, slot or label
 //! snapshot=MOREF     as it is in that snapshot
@@ -19,9 +20,9 @@
 //! A user such as `administrator@vsphere.local` may stand bare: the last `@` divides. A password
 //! is refused here: addresses are seen by every user of the machine.
 
-use super::secret::Place;
 use super::trust::{Thumbprint, Trust};
 use crate::error::{Error, Kind, Result};
+use crate::secret::{Place, VARIABLE};
 use percent_encoding::{AsciiSet, CONTROLS, percent_decode_str, utf8_percent_encode};
 use std::fmt;
 use std::str::FromStr;
@@ -219,6 +220,7 @@ fn parameter(server: &mut Server, key: &str, value: &str) -> Result<bool> {
         }
         "thumbprint" => server.trust = Trust::Pinned(value.parse::<Thumbprint>()?),
         "cacert" => server.trust = Trust::Authority(value.into()),
+        "password-env" => server.password = Place::Environment(value.to_owned()),
         "password-file" => server.password = Place::File(value.into()),
         "password-fd" => {
             let number = value.parse().map_err(|error| {
@@ -317,7 +319,8 @@ fn write(
         Trust::Authority(path) => pairs.push(("cacert", path.display().to_string())),
     }
     match password {
-        Place::Environment => {}
+        Place::Environment(name) if name == VARIABLE => {}
+        Place::Environment(name) => pairs.push(("password-env", name.clone())),
         Place::File(path) => pairs.push(("password-file", path.display().to_string())),
         Place::Descriptor(number) => pairs.push(("password-fd", number.to_string())),
     }
@@ -348,7 +351,7 @@ impl fmt::Display for DiskLocator {
 mod tests {
     use super::{DiskLocator, Locator, Wanted};
     use crate::error::Kind;
-    use crate::vsphere::secret::Place;
+    use crate::secret::Place;
 
     fn parse(text: &str) -> Locator {
         text.parse()

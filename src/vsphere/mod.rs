@@ -2,7 +2,6 @@
 //!
 //! ```text
 //!  locator.rs    vsphere://USER@HOST/VM, as a user writes it                 pure
-//!  secret.rs     a password: from a file, a descriptor or the environment, and never shown
 //!  trust.rs      whose certificate is believed: an authority's, or a pinned thumbprint
 //!  http.rs       one POST: proxy, TLS, time limits, bounded answers
 //!  soap/         requests to text, text to values and typed faults           pure
@@ -28,7 +27,6 @@ pub mod inventory;
 pub mod locator;
 pub mod objects;
 pub mod power;
-pub mod secret;
 pub mod session;
 pub mod snapshots;
 pub mod soap;

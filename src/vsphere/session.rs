@@ -6,7 +6,6 @@
 
 use super::http::Http;
 use super::locator::Server;
-use super::secret::Secret;
 use super::soap::Moref;
 use super::soap::answer::{self, Answer};
 use super::soap::calls;
@@ -14,6 +13,7 @@ use super::soap::fault::Fault;
 use super::soap::request::Request;
 use super::soap::xml::Node;
 use crate::error::{Error, Kind, Result};
+use crate::secret::Secret;
 use hyper::StatusCode;
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError, Weak};

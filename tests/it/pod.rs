@@ -1,9 +1,12 @@
 //! The whole program as a pod runs it: uid 107, no capability, io_uring forbidden, little memory.
 
-use crate::rig::{LoopDevice, Nbdkit, assert_same_bytes, random_disk};
-use std::fs::{self, Permissions};
-use std::os::unix::fs::{PermissionsExt, chown};
-use std::path::Path;
+use crate::rig::{
+    LoopDevice, Nbdkit, PASSWORD, USER, Vcenter, assert_same_bytes, first_difference, random_disk,
+    run,
+};
+use std::fs::{self, File, Permissions};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 const SIZE: u64 = 48 << 20;
@@ -84,4 +87,150 @@ fn a_pod_without_capabilities_and_io_uring_copies_and_proves() {
     assert!(output.status.success(), "{said}");
     assert!(said.contains(r#""proven":true"#), "{said}");
     assert_same_bytes(&disk, device.path());
+}
+
+// --- the importer's image, without a container engine -------------------------------------------
+
+/// Copies `program` and every library that it is linked with into `root`, at the places where they
+/// are looked for.
+fn install(root: &Path, program: &Path, place: &str) {
+    let at = root.join(place.trim_start_matches('/'));
+    fs::create_dir_all(at.parent().unwrap()).unwrap();
+    fs::copy(program, &at).unwrap();
+    let linked = run("ldd", [program]);
+    let libraries = linked
+        .split_whitespace()
+        .filter(|word| word.starts_with('/'));
+    for library in libraries {
+        let copy = root.join(library.trim_start_matches('/'));
+        if !copy.exists() {
+            fs::create_dir_all(copy.parent().unwrap()).unwrap();
+            fs::copy(library, copy).unwrap();
+        }
+    }
+}
+
+fn found(program: &str) -> PathBuf {
+    run(
+        "sh",
+        ["-c", &format!("readlink -f $(command -v {program})")],
+    )
+    .trim()
+    .into()
+}
+
+/// What `docs/deploy/importer.Containerfile` makes, and what CDI mounts into it.
+fn assemble(root: &Path, vcenter: &Vcenter, device: &Path) {
+    install(
+        root,
+        Path::new(env!("CARGO_BIN_EXE_diskferry")),
+        "/usr/bin/cdi-importer",
+    );
+    install(root, &found("nbdkit"), "/usr/bin/nbdkit");
+    install(root, &found("sh"), "/bin/sh");
+    install(
+        root,
+        &Vcenter::plugin(),
+        "/opt/testing/libvddk-test-plugin.so",
+    );
+    let vddk = root.join("opt/vmware-vix-disklib-distrib");
+    let library = vcenter.libdir().join("lib64/libvixDiskLib.so.8");
+    install(
+        root,
+        &library,
+        "/opt/vmware-vix-disklib-distrib/lib64/libvixDiskLib.so.8",
+    );
+    let thumbprint = vcenter.thumbprint();
+    let settings =
+        format!("root=/disks\nuser={USER}\npassword={PASSWORD}\nthumbprint={thumbprint}\n");
+    fs::write(vddk.join("standin.conf"), settings).unwrap();
+    let disk = root.join("disks/LocalDS_0/DC0_H0_VM0/disk1-flat.vmdk");
+    fs::create_dir_all(disk.parent().unwrap()).unwrap();
+    fs::copy(&vcenter.disks()[0].flat, disk).unwrap();
+
+    fs::create_dir_all(root.join("dev")).unwrap();
+    let number = fs::metadata(device).unwrap().rdev();
+    let (major, minor) = (rustix::fs::major(number), rustix::fs::minor(number));
+    let node = root.join("dev/cdi-block-volume");
+    run(
+        "mknod",
+        [
+            node.as_os_str(),
+            "b".as_ref(),
+            major.to_string().as_ref(),
+            minor.to_string().as_ref(),
+        ],
+    );
+    run(
+        "mknod",
+        [
+            root.join("dev/null").as_os_str(),
+            "c".as_ref(),
+            "1".as_ref(),
+            "3".as_ref(),
+        ],
+    );
+    fs::set_permissions(root.join("dev/null"), Permissions::from_mode(0o666)).unwrap();
+    // All that the container can write to.
+    File::create(root.join("dev/termination-log")).unwrap();
+    fs::create_dir(root.join("tmp")).unwrap();
+    for name in ["dev/cdi-block-volume", "dev/termination-log", "tmp"] {
+        chown(root.join(name), Some(107), Some(107)).unwrap();
+    }
+    symlink("/proc/self/fd", root.join("dev/fd")).unwrap();
+    fs::set_permissions(root, Permissions::from_mode(0o755)).unwrap();
+}
+
+#[test]
+fn the_importers_image_runs_as_nobody_and_fills_its_volume() {
+    let vcenter = Vcenter::new(&["16M"]);
+    for at in [0, 5, 15] {
+        vcenter.write(0, at << 20, 900_000, u8::try_from(at).unwrap());
+    }
+    let device = LoopDevice::new(SIZE, 512);
+    let root = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    assemble(root.path(), &vcenter, device.path());
+    // Address space is no measure for threads with stacks that they hardly use.
+    let launch = LAUNCH.replace("600 << 20", "2 << 30");
+    let output = Command::new("/usr/bin/python3")
+        .args([
+            "-c",
+            &launch,
+            &found("chroot").display().to_string(),
+            "--userspec=107:107",
+            "--groups=",
+        ])
+        .arg(root.path())
+        .args(["/usr/bin/cdi-importer", "-alsologtostderr", "-v=1"])
+        .env_clear()
+        .envs([
+            ("PATH", "/usr/bin:/bin"),
+            ("DISKFERRY_METRICS", "127.0.0.1:0"),
+            ("DISKFERRY_RETRY", "20"),
+            ("IMPORTER_SOURCE", "vddk"),
+            (
+                "IMPORTER_ENDPOINT",
+                &format!("https://{}/sdk", vcenter.address()),
+            ),
+            ("IMPORTER_UUID", vcenter.instance_uuid()),
+            ("IMPORTER_BACKING_FILE", &vcenter.disks()[0].file),
+            ("IMPORTER_THUMBPRINT", vcenter.thumbprint()),
+            ("IMPORTER_ACCESS_KEY_ID", USER),
+            ("IMPORTER_SECRET_KEY", PASSWORD),
+            ("PREALLOCATION", "false"),
+        ])
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success(), "{said}");
+    let message = fs::read_to_string(root.path().join("dev/termination-log")).unwrap();
+    assert!(
+        message.ends_with(r#""message":"Import Complete"}"#),
+        "{message}"
+    );
+    let source = &vcenter.disks()[0];
+    assert_eq!(
+        first_difference(&source.flat, device.path(), source.size),
+        None
+    );
 }

@@ -2,7 +2,7 @@
 
 use super::Moref;
 use super::request::Request;
-use crate::vsphere::secret::Secret;
+use crate::secret::Secret;
 use std::time::Duration;
 
 /// How long a host may think about the changes of a disk: it reads the whole change file.

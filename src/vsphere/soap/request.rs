@@ -1,7 +1,7 @@
 //! A call, as text.
 
 use super::Moref;
-use crate::vsphere::secret::Secret;
+use crate::secret::Secret;
 use bytes::Bytes;
 use quick_xml::escape::escape;
 use std::fmt;
@@ -142,7 +142,7 @@ impl fmt::Debug for Request {
 #[cfg(test)]
 mod tests {
     use super::Request;
-    use crate::vsphere::secret::Secret;
+    use crate::secret::Secret;
     use crate::vsphere::soap::{Moref, xml};
 
     #[test]

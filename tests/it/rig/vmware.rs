@@ -305,6 +305,23 @@ impl Vcenter {
         fs::rename(&new, self.libdir().join("standin.conf")).expect("set the settings");
     }
 
+    /// The address of a disk, of now or of a snapshot; the password is in a file.
+    pub(crate) fn vddk_address(&self, disk: usize, snapshot: Option<&str>) -> String {
+        let password = self.dir.path().join("password");
+        fs::write(&password, PASSWORD).expect("write the password");
+        let snapshot = snapshot.map_or(String::new(), |moref| format!("&snapshot={moref}"));
+        format!(
+            "vddk://{USER}@{}/moref={}?disk={}&thumbprint={}&libdir={}&plugin={}&password-file={}{snapshot}",
+            self.address(),
+            self.moref(),
+            self.disks()[disk].file,
+            self.thumbprint(),
+            self.libdir().display(),
+            Self::plugin().display(),
+            password.display(),
+        )
+    }
+
     /// What the stand-in for VDDK was asked to do so far, one line a call.
     pub(crate) fn vddk_log(&self) -> String {
         fs::read_to_string(self.libdir().join("log")).unwrap_or_default()
@@ -316,11 +333,23 @@ impl Vcenter {
     }
 }
 
-/// Waits for nothing: reads all that a process was started with, its words and its environment.
+/// All that the processes below `pid`, and it itself, were started with: words and environments.
 pub(crate) fn words_of(pid: u32) -> String {
-    let mut all = Vec::new();
-    for name in ["cmdline", "environ"] {
-        all.extend(fs::read(format!("/proc/{pid}/{name}")).unwrap_or_default());
+    let mut told = String::new();
+    let mut pids = vec![pid];
+    while let Some(pid) = pids.pop() {
+        for name in ["cmdline", "environ"] {
+            let bytes = fs::read(format!("/proc/{pid}/{name}")).unwrap_or_default();
+            told.push_str(&String::from_utf8_lossy(&bytes));
+            told.push('\n');
+        }
+        let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"));
+        let children = children.unwrap_or_default();
+        pids.extend(
+            children
+                .split_whitespace()
+                .filter_map(|pid| pid.parse::<u32>().ok()),
+        );
     }
-    String::from_utf8_lossy(&all).into_owned()
+    told
 }

@@ -42,15 +42,20 @@ impl fmt::Debug for Secret {
 }
 
 /// Where a password is found.
-#[derive(Clone, Debug, Default, Eq, PartialEq)]
+#[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Place {
-    /// [`VARIABLE`].
-    #[default]
-    Environment,
+    /// A variable of the environment.
+    Environment(String),
     /// A file; one line end after it does not count.
     File(PathBuf),
     /// An open descriptor, read to its end once.
     Descriptor(u32),
+}
+
+impl Default for Place {
+    fn default() -> Self {
+        Self::Environment(VARIABLE.to_owned())
+    }
 }
 
 impl Place {
@@ -60,12 +65,12 @@ impl Place {
     /// It is not there, is empty, is not text, or is far too long.
     pub fn read(&self) -> Result<Secret> {
         match self {
-            Self::Environment => match env::var(VARIABLE) {
-                Ok(text) => checked(text, &format!("${VARIABLE}")),
+            Self::Environment(name) => match env::var(name) {
+                Ok(text) => checked(text, &format!("${name}")),
                 Err(error) => {
-                    let what = format!("read the password from ${VARIABLE}");
+                    let what = format!("read the password from ${name}");
                     let hint = format!(
-                        "set {VARIABLE}, or add ?password-file=PATH or ?password-fd=N to the address"
+                        "set {name}, or add ?password-file=PATH or ?password-fd=N to the address"
                     );
                     Err(Error::new(Kind::Usage, what).because(error).hint(hint))
                 }

@@ -1,0 +1,311 @@
+//! A disk of a VM in vSphere: found, copied, and told of.
+
+use super::find::{Found, find};
+use super::message::{Message, VddkInfo, failure};
+use super::metrics::Gauge;
+use super::place::Place;
+use super::settings::{Checkpoint, PASSWORD, Settings, VmDisk};
+use super::{End, log};
+use crate::address::Address;
+use crate::digest::Algorithm;
+use crate::endpoint::ServedBy;
+use crate::error::{Error, Kind, Result};
+use crate::job::options::{CopyOptions, JournalPlace, Making, Pass, Reading, Tuning, Zeroes};
+use crate::job::{self, Context};
+use crate::pipeline::Stop;
+use crate::report::{Event, Reporter};
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+use std::fs;
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+use tokio::time::{Instant, sleep};
+
+/// Where CDI's side car puts VMware's library.
+const LIBDIR: &str = "opt/vmware-vix-disklib-distrib";
+
+/// A plugin that a VDDK image may bring instead of the vddk plugin.
+const TEST_PLUGIN: &str = "opt/testing/libvddk-test-plugin.so";
+
+/// VDDK's own settings, if somebody has any.
+const CONFIG: &str = "vddk-args/vddk-config-file";
+
+/// With a snapshot; `san` crashes some VDDKs where there is no SCSI disk.
+const TRANSPORTS: &str = "file:nbdssl:nbd";
+
+/// Time before another try at an import of which nothing has moved.
+const PAUSE: Duration = Duration::from_secs(5);
+
+/// Copies the disk, or what changed of it.
+pub(super) async fn import(
+    settings: &Settings,
+    disk: &VmDisk,
+    root: &Path,
+    gauge: &Arc<Gauge>,
+    stop: Stop,
+) -> End {
+    let import = Import {
+        settings,
+        disk,
+        root,
+        gauge,
+    };
+    match import.all(stop).await {
+        Ok(message) => End::Done(Some(message)),
+        Err((doing, error)) => End::Failed(failure(doing, &error)),
+    }
+}
+
+const CONNECTING: &str = "Unable to connect to vddk data source";
+const COPYING: &str = "Unable to process data: Unable to transfer source data to target file";
+
+struct Import<'a> {
+    settings: &'a Settings,
+    disk: &'a VmDisk,
+    root: &'a Path,
+    gauge: &'a Arc<Gauge>,
+}
+
+impl Import<'_> {
+    async fn all(&self, stop: Stop) -> Result<Message, (&'static str, Error)> {
+        let connecting = |error| (CONNECTING, error);
+        let place = Place::find(self.settings, self.root).map_err(connecting)?;
+        let mut stopped = stop.clone();
+        let found = tokio::select! {
+            found = self.patiently(stop.clone(), || find(self.disk)) => found,
+            // The session that is given up here logs out as it is dropped.
+            () = stopped.requested() => Err(Error::new(Kind::Interrupted, "stopped by a signal")),
+        };
+        let found = found.map_err(connecting)?;
+        log(&format!("Data transfer size: {}", found.size));
+        self.gauge.size(found.size);
+        let copying = |error| (COPYING, error);
+        place.check(found.size).map_err(copying)?;
+        let is_delta = found.since.is_some();
+        if is_delta && !place.path.exists() {
+            let what = "Disk image does not exist, cannot apply deltas for warm migration";
+            return Err(copying(Error::new(Kind::Refused, what)));
+        }
+        let teller = Arc::new(Teller::default());
+        self.copy(&found, &place, &teller, stop)
+            .await
+            .map_err(copying)?;
+        if !is_delta && !place.is_block {
+            let size = place.grown(self.settings.image_size, found.size);
+            place
+                .grow(size, self.settings.preallocation)
+                .map_err(copying)?;
+        }
+        self.gauge.complete();
+        let served = teller.served();
+        Ok(Message {
+            scratch_space_required: Some(false),
+            vddk_info: Some(VddkInfo {
+                version: served.version,
+                host: served.host,
+            }),
+            ..Message::complete(!is_delta && self.settings.preallocation)
+        })
+    }
+
+    /// Copies, and again from the start where a journal has nothing to say about this copy.
+    async fn copy(
+        &self,
+        found: &Found,
+        place: &Place,
+        teller: &Arc<Teller>,
+        stop: Stop,
+    ) -> Result<()> {
+        let context = Context {
+            reporter: teller.clone(),
+            counters: self.gauge.counters.clone(),
+            stop: stop.clone(),
+        };
+        let mut options = self.options(found, place)?;
+        let copy = |options: CopyOptions| {
+            let context = context.clone();
+            async move { job::copy(&options, context).await.map(drop) }
+        };
+        let first = self.patiently(stop.clone(), || copy(options.clone())).await;
+        let (Err(error), JournalPlace::Path(journal)) = (&first, &options.journal) else {
+            return first;
+        };
+        if error.kind() != Kind::Refused {
+            return first;
+        }
+        // It is about another copy: what it knows of this volume is not true any more.
+        log(&format!("{}; beginning without the journal", error.line()));
+        forget(journal)?;
+        if found.since.is_some() {
+            (options.journal, options.verify) = (JournalPlace::None, Some(false));
+        }
+        self.patiently(stop, || copy(options.clone())).await
+    }
+
+    /// Does something again while it fails for a moment: whoever migrates gives up after three
+    /// restarts of the pod.
+    async fn patiently<T, W, F>(&self, mut stop: Stop, mut work: W) -> Result<T>
+    where
+        W: FnMut() -> F,
+        F: Future<Output = Result<T>>,
+    {
+        let ends = Instant::now().checked_add(self.settings.retry);
+        loop {
+            let error = match work().await {
+                Err(error) if error.kind() == Kind::Transient => error,
+                done => return done,
+            };
+            if ends.is_none_or(|ends| Instant::now() + PAUSE > ends) {
+                return Err(error);
+            }
+            log(&format!("{}; trying again", error.line()));
+            tokio::select! {
+                () = stop.requested() => return Err(error.with_kind(Kind::Interrupted)),
+                () = sleep(PAUSE) => {}
+            }
+        }
+    }
+
+    fn options(&self, found: &Found, place: &Place) -> Result<CopyOptions> {
+        let is_delta = found.since.is_some();
+        let is_final = self.disk.is_final || self.disk.checkpoint == Checkpoint::Cold;
+        let journal = match &self.settings.journal {
+            Some(path) => JournalPlace::Path(path.clone()),
+            None => JournalPlace::None,
+        };
+        let proof = match (&journal, is_delta) {
+            // The digests of the blocks that did not change are nowhere.
+            (JournalPlace::None, true) => Some(false),
+            // The digests of a whole disk would need a place of their own.
+            (JournalPlace::None, false) => Some(self.settings.verify.unwrap_or(false)),
+            _ => self.settings.verify,
+        };
+        Ok(CopyOptions {
+            source: self.address(found).parse()?,
+            reading: Reading::default(),
+            target: Address::Path(place.path.clone()),
+            making: Making::default(),
+            pass: Pass {
+                changes_since: found.since.clone(),
+                is_final,
+            },
+            // The volume is the controller's to give; what an earlier pod left in it is ours.
+            overwrite: true,
+            restart: false,
+            // As the original: whether a guest copes is decided by how its VM will be made.
+            allow_sector_mismatch: true,
+            verify: proof,
+            digest: Algorithm::default(),
+            tuning: Tuning {
+                connections: self.settings.sessions,
+                retry: self.settings.retry,
+                ..Tuning::default()
+            },
+            zeroes: Zeroes {
+                allocated: self.settings.preallocation && !is_delta,
+                ..Zeroes::default()
+            },
+            journal,
+        })
+    }
+
+    /// The disk's address. The password is named by its variable.
+    fn address(&self, found: &Found) -> String {
+        let path = |name: &str| Some(self.root.join(name)).filter(|path| path.exists());
+        let shown = |path: PathBuf| path.display().to_string();
+        let keys = [
+            ("disk", Some(found.file.clone())),
+            ("snapshot", found.snapshot.clone()),
+            ("thumbprint", Some(self.disk.thumbprint.clone())),
+            ("libdir", Some(shown(self.root.join(LIBDIR)))),
+            ("plugin", path(TEST_PLUGIN).map(shown)),
+            ("config", path(CONFIG).map(shown)),
+            (
+                "transports",
+                found.snapshot.as_ref().map(|_| TRANSPORTS.to_owned()),
+            ),
+            ("password-env", Some(PASSWORD.to_owned())),
+        ];
+        let encoded = |text: &str| utf8_percent_encode(text, NON_ALPHANUMERIC).to_string();
+        let keys: Vec<String> = keys
+            .into_iter()
+            .filter_map(|(key, value)| Some((key, value.filter(|value| !value.is_empty())?)))
+            .map(|(key, value)| format!("{key}={}", encoded(&value)))
+            .collect();
+        let host = match self.disk.host.contains(':') {
+            true => format!("[{}]", self.disk.host),
+            false => self.disk.host.clone(),
+        };
+        format!(
+            "vddk://{}@{host}:{}/moref={}?{}",
+            encoded(&self.disk.user),
+            self.disk.port,
+            encoded(&found.vm),
+            keys.join("&")
+        )
+    }
+}
+
+/// Removes a journal and what belongs to it.
+fn forget(journal: &Path) -> Result<()> {
+    let mut manifest = journal.as_os_str().to_owned();
+    manifest.push(".manifest");
+    for path in [journal, Path::new(&manifest)] {
+        match fs::remove_file(path) {
+            Err(error) if error.kind() != ErrorKind::NotFound => {
+                return Err(Error::io(format!("remove {}", path.display()), error));
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// Hears what the engine tells, and logs what people look for in the logs of importers.
+#[derive(Default)]
+struct Teller {
+    served: Mutex<ServedBy>,
+    percent: Mutex<u64>,
+}
+
+impl Teller {
+    fn served(&self) -> ServedBy {
+        let served = self.served.lock().unwrap_or_else(PoisonError::into_inner);
+        served.clone()
+    }
+}
+
+impl Reporter for Teller {
+    fn event(&self, event: &Event) {
+        match event {
+            Event::ServedBy(served) => {
+                log(&format!("VDDK version in-use: {}", served.version));
+                log(&format!("VDDK connected to host: {}", served.host));
+                *self.served.lock().unwrap_or_else(PoisonError::into_inner) = served.clone();
+            }
+            Event::Progress {
+                totals,
+                size,
+                throughput,
+                ..
+            } => {
+                let percent = totals
+                    .position
+                    .saturating_mul(100)
+                    .checked_div(*size)
+                    .unwrap_or(0);
+                let mut told = self.percent.lock().unwrap_or_else(PoisonError::into_inner);
+                if percent > *told {
+                    *told = percent;
+                    log(&format!(
+                        "Transferred {}/{size} bytes ({percent}%) at {throughput} bytes/second overall",
+                        totals.position
+                    ));
+                }
+            }
+            Event::Warning { message } => log(message),
+            _ => {}
+        }
+    }
+}
