@@ -153,6 +153,9 @@ fn source(vcenter: &Vcenter) -> Vec<u8> {
     fs::read(&vcenter.disks()[0].flat).unwrap()
 }
 
+/// What is set, how the message starts, and what is in it.
+type Case<'a> = (&'a [(&'a str, &'a str)], &'a str, &'a str);
+
 const GOLDEN: &str = r#"{"scratchSpaceRequired":false,"preallocationApplied":false,"vddkInfo":{"Version":"8.0.2","Host":"esx.example.com"},"message":"Import Complete"}"#;
 
 fn vcenter() -> Vcenter {
@@ -258,7 +261,7 @@ fn what_goes_wrong_is_told_in_the_words_that_are_looked_for() {
     let connect = "Unable to connect to vddk data source: ";
     let copy = "Unable to process data: Unable to transfer source data to target file: ";
     let zeroes = ["00"; 20].join(":");
-    let cases: &[(&[(&str, &str)], &str, &str)] = &[
+    let cases: &[Case] = &[
         (&[("IMPORTER_SECRET_KEY", "wrong")], connect, "log in to"),
         (&[("IMPORTER_THUMBPRINT", &zeroes)], connect, "thumbprint"),
         (
