@@ -26,6 +26,7 @@ use crate::target::null::NullTarget;
 use crate::target::preflight::Intent;
 use crate::target::qcow2::{Qcow2Options, Qcow2Target};
 use crate::target::stdout::StreamTarget;
+use crate::target::vhdx::{VhdxOptions, VhdxTarget};
 use crate::target::vmdk::{VmdkOptions, VmdkTarget};
 use serde_json::Value;
 use std::fs::{self, File, FileType, OpenOptions};
@@ -357,6 +358,10 @@ async fn image_target(address: &Address, how: &How) -> Result<Arc<dyn Target>> {
     if how.making.format == ImageFormat::Vmdk {
         let options = VmdkOptions { size, overwrite };
         return Ok(Arc::new(VmdkTarget::create(path, options).await?));
+    }
+    if how.making.format == ImageFormat::Vhdx {
+        let options = VhdxOptions { size, overwrite };
+        return Ok(Arc::new(VhdxTarget::create(path, options).await?));
     }
     let usual = Qcow2Options::default();
     let options = Qcow2Options {

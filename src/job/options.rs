@@ -62,6 +62,8 @@ pub enum ImageFormat {
     Qcow2,
     /// A new stream-optimized VMDK.
     Vmdk,
+    /// A new dynamic VHDX.
+    Vhdx,
 }
 
 /// Which pass over the disk this is.

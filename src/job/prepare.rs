@@ -35,7 +35,7 @@ pub(super) async fn attempt(
     // An image gets its header last: one that was cut short cannot be continued.
     let place = match options.making.format {
         ImageFormat::Raw => &options.journal,
-        ImageFormat::Qcow2 | ImageFormat::Vmdk => &JournalPlace::None,
+        _ => &JournalPlace::None,
     };
     let path = journal_path(place, &found.identity, found.beside.as_deref())?;
     let journal = path.map(|path| Journal::open(&path)).transpose()?;

@@ -4,7 +4,8 @@
 //!  block.rs   a block device, past the page cache   probe.rs   what really zeroes it
 //!  file.rs    a regular file, whole or not there    nbd.rs     an NBD export
 //!  qcow2/     a qcow2 image, whole or not there     vmdk/     a stream-optimized VMDK
-//!  stdout.rs  a stream, written in order            null.rs    nowhere
+//!  vhdx/      a dynamic VHDX                        null.rs    nowhere
+//!  stdout.rs  a stream, written in order
 //!
 //!  partial.rs     files that get their name when they are whole
 //!  turn.rs        writes in the order of the disk
@@ -24,6 +25,7 @@ pub mod qcow2;
 pub mod signature;
 pub mod stdout;
 mod turn;
+pub mod vhdx;
 pub mod vmdk;
 pub mod zeroing;
 

@@ -32,6 +32,7 @@ mod rig;
 mod sources;
 mod targets;
 mod vddk;
+mod vhdx_write;
 mod vm;
 mod vmdk_write;
 mod vmware;

@@ -21,7 +21,7 @@
 mod bat;
 mod fault;
 mod header;
-mod layout;
+pub(crate) mod layout;
 mod log;
 mod open;
 mod overlay;
