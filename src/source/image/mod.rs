@@ -41,8 +41,10 @@ const MEMORY: usize = 16 << 20;
 /// The longest request, unless the unit of the image is longer.
 const REQUEST_MAX: u64 = 4 << 20;
 
-/// Raw runs of at least this length are worth asking the storage for holes in them.
-const ASK_FOR_HOLES: u64 = 1 << 20;
+/// Raw runs of at least this length are worth asking the storage for holes in them: those of flat
+/// and preallocated images. A sparse image has many short ones and no holes, and some file systems
+/// look as far as the next hole, however far that is, each time.
+const ASK_FOR_HOLES: u64 = 32 << 20;
 
 /// A disk image that is read. See the [module](self).
 #[derive(Debug)]

@@ -198,21 +198,21 @@ fn a_damaged_unit_is_corrupt_and_says_where() {
 
 #[test]
 fn zeroes_and_holes_in_long_raw_runs_are_told() {
-    let disk = MemSource::new(8 << 20);
-    disk.put(5 << 20, &[1; 4096]);
+    let disk = MemSource::new(128 << 20);
+    disk.put(80 << 20, &[1; 4096]);
     let part = |start: u64, to| Mapped {
-        range: ByteRange::at(start, 4 << 20),
+        range: ByteRange::at(start, 64 << 20),
         to,
     };
     let raw = To::Raw {
         storage: over(disk.clone()),
-        offset: 4 << 20,
+        offset: 64 << 20,
     };
     let image = Made {
-        parts: vec![part(0, To::Zero), part(4 << 20, raw)],
-        size: 8 << 20,
+        parts: vec![part(0, To::Zero), part(64 << 20, raw)],
+        size: 128 << 20,
     };
-    let found = wait(source(image, &disk).extents(ByteRange::new(0, 8 << 20))).unwrap();
+    let found = wait(source(image, &disk).extents(ByteRange::new(0, 128 << 20))).unwrap();
     let kinds: Vec<_> = found
         .iter()
         .map(|extent| (extent.range.start, extent.kind))
@@ -221,8 +221,8 @@ fn zeroes_and_holes_in_long_raw_runs_are_told() {
         kinds,
         [
             (0, ExtentKind::Zero),
-            (5 << 20, ExtentKind::Data),
-            ((5 << 20) + 4096, ExtentKind::Zero)
+            (80 << 20, ExtentKind::Data),
+            ((80 << 20) + 4096, ExtentKind::Zero)
         ]
     );
 }
