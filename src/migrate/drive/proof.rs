@@ -4,23 +4,24 @@ use super::progress::Progress;
 use super::scene::{Scene, interrupted};
 use crate::error::{Error, Kind, Result};
 use crate::job::options::JournalPlace;
-use crate::job::{self, VerifyOptions};
+use crate::job::{self, Scope, VerifyOptions};
 use crate::migrate::phase::Event;
 use crate::pipeline::{Stop, Stopper};
 use tokio::task::JoinSet;
 
-/// Proves every disk, all of it.
+/// Proves every disk: what was written since it was proven last, or `all` of it.
 ///
 /// # Errors
 /// `Mismatch` with the disk and the offset; `Interrupted` if `halt` came; or a target cannot be
 /// read.
-pub(super) async fn prove(scene: &Scene, _all: bool, mut halt: Stop) -> Result<Event> {
+pub(super) async fn prove(scene: &Scene, all: bool, mut halt: Stop) -> Result<Event> {
     let sizes = scene.book.look(|record| {
         let sizes = record.disks.iter().map(|disk| Some(disk.size));
         sizes.collect::<Vec<_>>()
     });
     let counters = scene.board.begin(sizes);
     let (stopper, stop) = Stopper::new();
+    let scope = if all { Scope::All } else { Scope::Unproven };
     let mut proofs = JoinSet::new();
     for (disk, counters) in scene.plan.disks.iter().zip(&counters) {
         let options = VerifyOptions {
@@ -31,7 +32,7 @@ pub(super) async fn prove(scene: &Scene, _all: bool, mut halt: Stop) -> Result<E
         let context = scene.context(&disk.name, counters, &stop);
         let name = disk.name.clone();
         proofs.spawn(async move {
-            let proven = job::verify(&options, context).await;
+            let proven = job::prove(&options, scope, context).await;
             proven.map_err(|error| error.context(format!("prove disk {name}")))
         });
     }
