@@ -86,13 +86,13 @@ pub(super) fn digest() -> impl TypedValueParser<Value = Algorithm> {
     })
 }
 
-/// `nbd-bitmap:NAME`, or `digest`.
+/// `nbd-bitmap:NAME`, `cbt:CHANGEID`, or `digest`.
 pub(super) fn baseline(word: &str) -> Result<Baseline, String> {
     match word.split_once(':') {
         Some(("nbd-bitmap", "")) => Err("the bitmap has no name".to_owned()),
-        Some(("nbd-bitmap", name)) => Ok(Baseline::NbdBitmap(name.to_owned())),
+        Some(("nbd-bitmap" | "cbt", _)) => word.parse::<Baseline>().map_err(|error| error.line()),
         None if word == "digest" => Ok(Baseline::Digest),
-        _ => Err("known trackers: nbd-bitmap:NAME, digest".to_owned()),
+        _ => Err("known trackers: nbd-bitmap:NAME, cbt:CHANGEID, digest".to_owned()),
     }
 }
 
@@ -185,7 +185,11 @@ mod tests {
         assert_eq!(baseline("nbd-bitmap:b0"), name("b0"));
         assert_eq!(baseline("nbd-bitmap:a:b"), name("a:b"));
         assert_eq!(baseline("digest"), Ok(Baseline::Digest));
-        for word in ["b0", "nbd-bitmap:", "cbt:x", "digest:x"] {
+        assert_eq!(
+            baseline("cbt:52 de-61 d5/81").unwrap().to_string(),
+            "cbt:52 de-61 d5/81"
+        );
+        for word in ["b0", "nbd-bitmap:", "cbt:", "cbt:*", "digest:x"] {
             assert!(baseline(word).is_err(), "{word}");
         }
     }

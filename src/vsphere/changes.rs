@@ -8,7 +8,7 @@
 //!
 //! [`Areas`] decides and keeps a bounded number of pages; [`query`] asks.
 
-use super::session::{Session, nonsense};
+use super::session::Session;
 use super::soap::Moref;
 use super::soap::answer::{BadAnswer, number};
 use super::soap::calls;
@@ -292,16 +292,16 @@ pub async fn query(session: &Session, query: &Query, start: u64, areas: &mut Are
     let request = calls::query_changed_disk_areas(vm, snapshot, *disk, start, since.as_str());
     let values = session.call(&request).await;
     let values = values.map_err(|error| error.context(query.from(start)))?;
-    let page = page(&values).map_err(|error| nonsense(&request, error))?;
+    let bad = || Error::new(Kind::Corrupt, query.from(start));
+    let page = page(&values).map_err(|error| bad().because(error))?;
     tracing::trace!(
         "{}: {} areas in {}",
         query.from(start),
         page.areas.len(),
         page.length
     );
-    areas
-        .take(start, &page)
-        .map_err(|error| Error::new(Kind::Corrupt, query.from(start)).because(error))
+    let taken = areas.take(start, &page);
+    taken.map_err(|error| bad().because(error))
 }
 
 #[cfg(test)]

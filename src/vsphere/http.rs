@@ -4,6 +4,7 @@
 //! the caller knows what may be done twice.
 
 use super::locator::Server;
+use super::trust::Thumbprint;
 use crate::error::{Error, Kind, Result};
 use crate::secret::Secret;
 use bytes::Bytes;
@@ -68,6 +69,8 @@ pub(super) struct Http {
     name: ServerName<'static>,
     proxy: Option<Intercept>,
     idle: Mutex<Vec<Sender>>,
+    /// Of the certificate that was believed last.
+    shown: Mutex<Option<Thumbprint>>,
 }
 
 impl fmt::Debug for Http {
@@ -95,6 +98,7 @@ impl Http {
             name,
             proxy: Matcher::from_env().intercept(&uri),
             idle: Mutex::default(),
+            shown: Mutex::default(),
             authority,
         })
     }
@@ -109,12 +113,19 @@ impl Http {
             name: self.name.clone(),
             proxy: self.proxy.clone(),
             idle: Mutex::default(),
+            shown: Mutex::default(),
         }
     }
 
     /// `HOST:PORT`.
     pub(super) fn authority(&self) -> &str {
         &self.authority
+    }
+
+    /// SHA-1 of the certificate that was believed, once there was a connection.
+    pub(super) fn thumbprint(&self) -> Option<Thumbprint> {
+        let shown = self.shown.lock();
+        shown.unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Sends `body` and reads the answer, within `patience`.
@@ -182,6 +193,10 @@ impl Http {
             let stream = self.stream().await?;
             let stream = self.tls.connect(self.name.clone(), stream).await;
             let stream = stream.map_err(|error| self.tls_failed(error))?;
+            let certificates = stream.get_ref().1.peer_certificates();
+            *self.shown.lock().unwrap_or_else(PoisonError::into_inner) = certificates
+                .and_then(<[_]>::first)
+                .map(|certificate| Thumbprint::sha1_of(certificate));
             let (sender, connection) = http1::handshake(TokioIo::new(stream))
                 .await
                 .map_err(|error| self.failed(error))?;

@@ -1,8 +1,7 @@
 //! Which VM of which vCenter, as a user writes it. Words to a type; nothing is contacted here.
 //!
 //! ```text
-//! vsphere://USER@HOST[:PORT]/VM[?KEY=VALUE[&…]]          a VM
-//! vddk://USER@HOST[:PORT]/VM?disk=NAME[&KEY=VALUE[&…]]   a disk of it
+//! vsphere://USER@HOST[:PORT]/VM[?KEY=VALUE[&…]]
 //!
 //! VM    DC/vm/FOLDER/NAME          its path in the inventory
 //!       moref=vm-42                its managed object
@@ -10,11 +9,7 @@
 //!
 //! thumbprint=HEX   the certificate's SHA-1 or SHA-256, instead of an authority
 //! cacert=FILE      the authority, instead of the system's
-//! password-file=FILE, password-fd=N, password-env=NAME
-//!                  instead of $DISKFERRY_VSPHERE_PASSWORD
-//!
-//! disk=NAME          its file, key, object id, UUID, slot or label
-//! snapshot=MOREF     as it is in that snapshot
+//! password-file=FILE, password-fd=N, password-env=NAME    where the password is
 //! ```
 //!
 //! A user such as `administrator@vsphere.local` may stand bare: the last `@` divides. A password
@@ -29,9 +24,6 @@ use std::str::FromStr;
 
 /// The scheme, and what divides it from the rest.
 pub const SCHEME: &str = "vsphere://";
-
-/// That of a disk.
-pub const DISK_SCHEME: &str = "vddk://";
 
 const OTHER_PLACES: &str =
     "take it out: set DISKFERRY_VSPHERE_PASSWORD, or add ?password-file=PATH or ?password-fd=N";
@@ -107,111 +99,52 @@ pub struct Locator {
     pub vm: Wanted,
 }
 
-/// A disk of a VM, now or in a snapshot.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub struct DiskLocator {
-    /// Whose disk it is.
-    pub of: Locator,
-    /// One of the names it is known by.
-    pub disk: String,
-    /// The managed object of the snapshot in which it is read.
-    pub snapshot: Option<String>,
-    /// Keys and values that say how it is read, for whoever reads it.
-    pub more: Vec<(String, String)>,
-}
-
 impl FromStr for Locator {
     type Err = Error;
 
     fn from_str(text: &str) -> Result<Self> {
-        let (found, rest) = read(SCHEME, text)?;
-        match rest.first() {
-            None => Ok(found),
-            Some((key, _)) => Err(unknown(key)),
-        }
-    }
-}
-
-impl FromStr for DiskLocator {
-    type Err = Error;
-
-    fn from_str(text: &str) -> Result<Self> {
-        let (of, mut rest) = read(DISK_SCHEME, text)?;
-        let mut taken = |name: &str| {
-            let at = rest.iter().position(|(key, _)| key == name)?;
-            Some(rest.remove(at).1).filter(|value| !value.is_empty())
+        let wrong = |why: &str| {
+            Error::new(
+                Kind::Usage,
+                format!("{why} in {:?}", without_password(text)),
+            )
+            .hint("write vsphere://USER@HOST/DC/vm/NAME, or /moref=vm-42, or /uuid=UUID")
         };
-        let (disk, snapshot) = (taken("disk"), taken("snapshot"));
-        let disk = disk.ok_or_else(|| {
-            let what = format!("no disk= in {:?}", without_password(text));
-            Error::new(Kind::Usage, what)
-                .hint("diskferry inspect vsphere://… lists the disks of a VM")
-        })?;
-        Ok(Self {
-            of,
-            disk,
-            snapshot,
-            more: rest,
-        })
-    }
-}
-
-/// Reads an address; keys that are not about the server come back as they are.
-fn read(scheme: &str, text: &str) -> Result<(Locator, Vec<(String, String)>)> {
-    let wrong = |why: &str| {
-        Error::new(
-            Kind::Usage,
-            format!("{why} in {:?}", without_password(text)),
-        )
-        .hint(format!(
-            "write {scheme}USER@HOST/DC/vm/NAME, or /moref=vm-42, or /uuid=UUID"
-        ))
-    };
-    let rest = text
-        .strip_prefix(scheme)
-        .ok_or_else(|| wrong("another scheme"))?;
-    let (rest, query) = rest.split_once('?').unwrap_or((rest, ""));
-    // A bare user may hold an `@` but no `/`, an inventory path may hold both.
-    let (authority, vm) = rest.split_once('/').ok_or_else(|| wrong("no VM"))?;
-    let (user, place) = authority.rsplit_once('@').ok_or_else(|| wrong("no user"))?;
-    if user.contains(':') {
-        return Err(wrong("a password").hint(OTHER_PLACES));
-    }
-    let (host, port) = host_and_port(place).ok_or_else(|| wrong("no good host or port"))?;
-    let user = decoded(user).ok_or_else(|| wrong("no good user"))?;
-    let vm = decoded(vm).ok_or_else(|| wrong("no good VM"))?;
-    if user.is_empty() || vm.is_empty() {
-        return Err(wrong("no user or no VM"));
-    }
-    let mut server = Server {
-        host,
-        port,
-        user,
-        password: Place::default(),
-        trust: Trust::System,
-    };
-    let mut rest = Vec::new();
-    for pair in query.split('&').filter(|pair| !pair.is_empty()) {
-        let (key, value) = pair
-            .split_once('=')
-            .ok_or_else(|| wrong("a key without a value"))?;
-        let value = decoded(value).ok_or_else(|| wrong("no good value"))?;
-        if !parameter(&mut server, key, &value)? {
-            rest.push((key.to_owned(), value));
+        let rest = text.strip_prefix(SCHEME);
+        let rest = rest.ok_or_else(|| wrong("no vsphere://"))?;
+        let (rest, query) = rest.split_once('?').unwrap_or((rest, ""));
+        // A bare user may hold an `@` but no `/`, an inventory path may hold both.
+        let (authority, vm) = rest.split_once('/').ok_or_else(|| wrong("no VM"))?;
+        let (user, place) = authority.rsplit_once('@').ok_or_else(|| wrong("no user"))?;
+        if user.contains(':') {
+            return Err(wrong("a password").hint(OTHER_PLACES));
         }
+        let (host, port) = host_and_port(place).ok_or_else(|| wrong("no good host or port"))?;
+        let user = decoded(user).ok_or_else(|| wrong("no good user"))?;
+        let vm = decoded(vm).ok_or_else(|| wrong("no good VM"))?;
+        if user.is_empty() || vm.is_empty() {
+            return Err(wrong("no user or no VM"));
+        }
+        let mut server = Server {
+            host,
+            port,
+            user,
+            password: Place::default(),
+            trust: Trust::System,
+        };
+        for pair in query.split('&').filter(|pair| !pair.is_empty()) {
+            let pair = pair.split_once('=');
+            let (key, value) = pair.ok_or_else(|| wrong("a key without a value"))?;
+            let value = decoded(value).ok_or_else(|| wrong("no good value"))?;
+            parameter(&mut server, key, &value)?;
+        }
+        let vm = wanted(vm);
+        Ok(Self { server, vm })
     }
-    let vm = wanted(vm);
-    Ok((Locator { server, vm }, rest))
 }
 
-fn unknown(key: &str) -> Error {
-    let what = format!("unknown key {key:?} in the address of a VM");
-    Error::new(Kind::Usage, what)
-        .hint("there are thumbprint, cacert, password-file and password-fd")
-}
-
-/// Sets what `KEY=VALUE` says of a server; `false` if that is about something else.
-fn parameter(server: &mut Server, key: &str, value: &str) -> Result<bool> {
+/// Sets what `KEY=VALUE` says of a server.
+fn parameter(server: &mut Server, key: &str, value: &str) -> Result<()> {
     let trusted = server.trust != Trust::System;
     match key {
         "thumbprint" | "cacert" if trusted => {
@@ -220,8 +153,8 @@ fn parameter(server: &mut Server, key: &str, value: &str) -> Result<bool> {
         }
         "thumbprint" => server.trust = Trust::Pinned(value.parse::<Thumbprint>()?),
         "cacert" => server.trust = Trust::Authority(value.into()),
-        "password-env" => server.password = Place::Environment(value.to_owned()),
         "password-file" => server.password = Place::File(value.into()),
+        "password-env" => server.password = Place::Environment(value.to_owned()),
         "password-fd" => {
             let number = value.parse().map_err(|error| {
                 Error::new(Kind::Usage, format!("password-fd={value}")).because(error)
@@ -232,9 +165,14 @@ fn parameter(server: &mut Server, key: &str, value: &str) -> Result<bool> {
             let what = "a password stands in an address";
             return Err(Error::new(Kind::Usage, what).hint(OTHER_PLACES));
         }
-        _ => return Ok(false),
+        _ => {
+            let what = format!("unknown key {key:?} in the address of a VM");
+            return Err(Error::new(Kind::Usage, what).hint(
+                "there are thumbprint, cacert, password-file, password-fd and password-env",
+            ));
+        }
     }
-    Ok(true)
+    Ok(())
 }
 
 /// An address as far as it may be shown: what stands between `:` and `@` is left out.
@@ -287,69 +225,48 @@ fn decoded(text: &str) -> Option<String> {
     (!text.contains(char::is_control)).then(|| text.into_owned())
 }
 
-/// Writes an address of `scheme` with `more` keys before those of the server.
-fn write(
-    f: &mut fmt::Formatter<'_>,
-    scheme: &str,
-    locator: &Locator,
-    more: &[(&str, &str)],
-) -> fmt::Result {
-    let Server {
-        host,
-        port,
-        user,
-        password,
-        trust,
-    } = &locator.server;
-    write!(f, "{scheme}{}@", utf8_percent_encode(user, USER))?;
-    match host.contains(':') {
-        true => write!(f, "[{host}]")?,
-        false => f.write_str(host)?,
-    }
-    if *port != 443 {
-        write!(f, ":{port}")?;
-    }
-    let vm = locator.vm.to_string();
-    write!(f, "/{}", utf8_percent_encode(&vm, RESERVED))?;
-    let mut pairs: Vec<(&str, String)> = Vec::new();
-    pairs.extend(more.iter().map(|(key, value)| (*key, (*value).to_owned())));
-    match trust {
-        Trust::System => {}
-        Trust::Pinned(thumbprint) => pairs.push(("thumbprint", thumbprint.to_string())),
-        Trust::Authority(path) => pairs.push(("cacert", path.display().to_string())),
-    }
-    match password {
-        Place::Environment(name) if name == VARIABLE => {}
-        Place::Environment(name) => pairs.push(("password-env", name.clone())),
-        Place::File(path) => pairs.push(("password-file", path.display().to_string())),
-        Place::Descriptor(number) => pairs.push(("password-fd", number.to_string())),
-    }
-    let mut mark = '?';
-    for (key, value) in pairs {
-        write!(f, "{mark}{key}={}", utf8_percent_encode(&value, RESERVED))?;
-        mark = '&';
-    }
-    Ok(())
-}
-
 impl fmt::Display for Locator {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write(f, SCHEME, self, &[])
-    }
-}
-
-impl fmt::Display for DiskLocator {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut more = vec![("disk", &*self.disk)];
-        more.extend(self.snapshot.iter().map(|value| ("snapshot", &**value)));
-        more.extend(self.more.iter().map(|(key, value)| (&**key, &**value)));
-        write(f, DISK_SCHEME, &self.of, &more)
+        let Server {
+            host,
+            port,
+            user,
+            password,
+            trust,
+        } = &self.server;
+        write!(f, "{SCHEME}{}@", utf8_percent_encode(user, USER))?;
+        match host.contains(':') {
+            true => write!(f, "[{host}]")?,
+            false => f.write_str(host)?,
+        }
+        if *port != 443 {
+            write!(f, ":{port}")?;
+        }
+        let vm = self.vm.to_string();
+        write!(f, "/{}", utf8_percent_encode(&vm, RESERVED))?;
+        let trust = match trust {
+            Trust::System => None,
+            Trust::Pinned(thumbprint) => Some(("thumbprint", thumbprint.to_string())),
+            Trust::Authority(path) => Some(("cacert", path.display().to_string())),
+        };
+        let password = match password {
+            Place::Environment(name) if name == VARIABLE => None,
+            Place::Environment(name) => Some(("password-env", name.clone())),
+            Place::File(path) => Some(("password-file", path.display().to_string())),
+            Place::Descriptor(number) => Some(("password-fd", number.to_string())),
+        };
+        let mut mark = '?';
+        for (key, value) in trust.into_iter().chain(password) {
+            write!(f, "{mark}{key}={}", utf8_percent_encode(&value, RESERVED))?;
+            mark = '&';
+        }
+        Ok(())
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{DiskLocator, Locator, Wanted};
+    use super::{Locator, Wanted};
     use crate::error::Kind;
     use crate::secret::Place;
 
@@ -370,6 +287,7 @@ mod tests {
     fn every_address_says_again_what_it_was_read_from() {
         for text in [
             "vsphere://root@[fe80::1]:8989/moref=vm-42",
+            "vsphere://u@h/x?password-env=VC",
             "vsphere://u@h/uuid=4210ffff-0000-1111-2222-333344445555?password-fd=7",
             "vsphere://a%2Fb@h/DC/vm/n%25?cacert=/ca.pem&password-file=/run/a%20b",
             "vsphere://u@h/x?thumbprint=00:11:22:33:44:55:66:77:88:99:AA:BB:CC:DD:EE:FF:00:11:22:33",
@@ -380,19 +298,6 @@ mod tests {
         }
         let file = parse("vsphere://u@h/x?password-file=/p").server.password;
         assert_eq!(file, Place::File("/p".into()));
-    }
-
-    #[test]
-    fn a_disk_is_named_with_brackets_and_spaces_and_keeps_what_others_read() {
-        let text = "vddk://u@h/moref=vm-42?disk=[ds] a/b.vmdk&libdir=/opt/vddk&snapshot=snapshot-7";
-        let found: DiskLocator = text.parse().unwrap();
-        assert_eq!(found.disk, "[ds] a/b.vmdk");
-        assert_eq!(found.snapshot.as_deref(), Some("snapshot-7"));
-        assert_eq!(found.more, [("libdir".to_owned(), "/opt/vddk".to_owned())]);
-        assert_eq!(found.to_string().parse::<DiskLocator>().unwrap(), found);
-        let error = "vddk://u@h/moref=vm-42".parse::<DiskLocator>().unwrap_err();
-        assert_eq!(error.kind(), Kind::Usage);
-        assert!("vsphere://u@h/x?libdir=/y".parse::<Locator>().is_err());
     }
 
     #[test]

@@ -12,6 +12,7 @@ use super::soap::calls;
 use super::soap::fault::Fault;
 use super::soap::request::Request;
 use super::soap::xml::Node;
+use super::trust::Thumbprint;
 use crate::error::{Error, Kind, Result};
 use crate::secret::Secret;
 use hyper::StatusCode;
@@ -148,6 +149,12 @@ impl Session {
     #[must_use]
     pub fn authority(&self) -> &str {
         self.shared.http.authority()
+    }
+
+    /// SHA-1 of the server's certificate, which was believed when it was connected to.
+    #[must_use]
+    pub fn thumbprint(&self) -> Option<Thumbprint> {
+        self.shared.http.thumbprint()
     }
 
     /// Makes a call, and gives what it answers with.

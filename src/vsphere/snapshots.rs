@@ -86,13 +86,13 @@ impl Tries {
 
     /// Waits before the next try, or gives `error` back if there should be none.
     async fn again(&mut self, error: Error) -> Result<()> {
-        let passing = error.kind() == Kind::Transient;
-        if !passing {
-            self.failures = self.failures.saturating_add(1);
-        }
-        let over = match passing {
-            true => Instant::now() >= self.ends,
-            false => self.failures >= self.patience.removals,
+        let over = match error.kind() {
+            Kind::Transient => Instant::now() >= self.ends,
+            Kind::Io => {
+                self.failures = self.failures.saturating_add(1);
+                self.failures >= self.patience.removals
+            }
+            _ => true,
         };
         if over {
             return Err(error);

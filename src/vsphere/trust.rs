@@ -118,6 +118,13 @@ fn system_authorities() -> Result<RootCertStore> {
 pub struct Thumbprint(Vec<u8>);
 
 impl Thumbprint {
+    /// The SHA-1 of `certificate`, which is what VDDK compares.
+    #[must_use]
+    pub fn sha1_of(certificate: &[u8]) -> Self {
+        let sum = digest(&SHA1_FOR_LEGACY_USE_ONLY, certificate);
+        Self(sum.as_ref().to_vec())
+    }
+
     /// That of `certificate`, by the same algorithm as this one.
     fn same_kind_of(&self, certificate: &[u8]) -> Self {
         let algorithm: &'static Algorithm = match self.0.len() {

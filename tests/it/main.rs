@@ -36,4 +36,5 @@ mod vhdx_write;
 mod vm;
 mod vmdk_write;
 mod vmware;
+mod vsphere;
 mod warm;

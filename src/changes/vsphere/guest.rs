@@ -10,18 +10,31 @@ use crate::address::Address;
 use crate::changes::Baseline;
 use crate::changes::guest::{DiskFacts, Guest, Point, Quiesce, Quiet, Shutdown, Standing};
 use crate::error::{Error, Kind, Result};
+use crate::secret::Place;
+use crate::source::vddk::VddkAddress;
 use crate::vsphere::disk::{self, Disk};
 use crate::vsphere::inventory::{Facts, Machine, Power};
-use crate::vsphere::locator::{DiskLocator, Locator, Wanted};
+use crate::vsphere::locator::Locator;
 use crate::vsphere::session::Session;
 use crate::vsphere::snapshots::{Made, Patience, Quiescing};
 use crate::vsphere::soap::Moref;
 use crate::vsphere::tracking::Outlook;
 use crate::vsphere::tree::{Purpose, Snapshot, Tag};
 use async_trait::async_trait;
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use std::path::Path;
 use std::sync::Arc;
 use tokio::sync::Mutex;
+
+/// What may stand bare in an address of a disk, so that people can read it.
+const RESERVED: &AsciiSet = &NON_ALPHANUMERIC
+    .remove(b'-')
+    .remove(b'.')
+    .remove(b'_')
+    .remove(b'/')
+    .remove(b':')
+    .remove(b'[')
+    .remove(b']');
 
 /// What a migration wants of a VM in vSphere.
 #[derive(Clone, Debug)]
@@ -51,15 +64,17 @@ pub struct VsphereGuest {
 }
 
 impl VsphereGuest {
-    /// Logs in and finds the VM. `directory` is the migration's, and outlives this process.
+    /// Logs in and finds the VM. `directory` is the migration's, and outlives this process; without
+    /// one the VM can be looked at, and no point be made.
     ///
     /// # Errors
     /// The server or the VM cannot be reached, or the directory is that of another VM.
-    pub async fn connect(options: Options, directory: &Path) -> Result<Self> {
+    pub async fn connect(options: Options, directory: Option<&Path>) -> Result<Self> {
         Tag::new(&options.migration, Purpose::Activation)?;
         let session = Arc::new(Session::open(&options.vm.server).await?);
         let machine = Machine::find(session, &options.vm.vm).await?;
-        let memory = Memory::open(directory.join(NAME), machine.identity())?;
+        let path = directory.map(|directory| directory.join(NAME));
+        let memory = Memory::open(path, machine.identity())?;
         Ok(Self {
             options,
             machine,
@@ -116,6 +131,14 @@ impl VsphereGuest {
             self.machine
                 .track(&self.options.migration, patience)
                 .await?;
+        }
+        for other in before
+            .snapshots
+            .iter()
+            .filter(|snapshot| snapshot.tag.is_none())
+        {
+            let (name, vm) = (&other.name, self.machine.name());
+            tracing::info!("{vm:?} has the snapshot {name:?} of somebody else: it stays");
         }
         let mut made = self.machine.freeze(&tag, quiescing, patience).await?;
         let mut facts = self.machine.facts().await?;
@@ -183,19 +206,36 @@ impl VsphereGuest {
         })
     }
 
-    /// Where a disk is read as it is in a snapshot: by what does not change.
+    /// Where a disk is read as it is in a snapshot.
+    ///
+    /// VDDK pins the certificate that this session believed, whatever it was believed for.
     fn address(&self, disk: &Disk, snapshot: &Moref) -> Result<Address> {
-        let vm = &self.options.vm;
-        let locator = DiskLocator {
-            of: Locator {
-                server: vm.server.clone(),
-                vm: Wanted::Moref(self.machine.on().value.clone()),
-            },
-            disk: disk.file.clone(),
-            snapshot: Some(snapshot.value.clone()),
-            more: self.options.reading.clone(),
-        };
-        locator.to_string().parse()
+        let server = &self.options.vm.server;
+        let mut keys: Vec<(&str, String)> = vec![
+            ("file", disk.file.clone()),
+            ("snapshot", snapshot.value.clone()),
+        ];
+        let thumbprint = self.machine.session().thumbprint();
+        keys.extend(thumbprint.map(|thumbprint| ("thumbprint", thumbprint.to_string())));
+        keys.push(match &server.password {
+            Place::Environment(name) => ("password-env", name.clone()),
+            Place::File(path) => ("password-file", path.display().to_string()),
+            Place::Descriptor(number) => ("password-fd", number.to_string()),
+        });
+        let further = self.options.reading.iter();
+        keys.extend(further.map(|(key, value)| (&**key, value.clone())));
+        let keys = keys
+            .into_iter()
+            .map(|(key, value)| format!("{key}={}", encoded(&value)));
+        let text = format!(
+            "vddk://{}@{}/{}?{}",
+            encoded(&server.user),
+            server.authority(),
+            encoded(&self.machine.on().value),
+            keys.collect::<Vec<_>>().join("&")
+        );
+        text.parse::<VddkAddress>()?;
+        text.parse()
     }
 
     async fn off(&self, how: Shutdown) -> Result<Option<Quiet>> {
@@ -219,6 +259,11 @@ impl VsphereGuest {
             }
         }
     }
+}
+
+/// As it may stand in an address.
+fn encoded(text: &str) -> String {
+    utf8_percent_encode(text, RESERVED).to_string()
 }
 
 #[async_trait]

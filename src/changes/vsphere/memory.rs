@@ -13,7 +13,7 @@ use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind, Write};
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// The name of the file.
 pub(super) const NAME: &str = "vsphere.json";
@@ -82,25 +82,33 @@ impl Remembered {
 /// The file, and what is in it.
 #[derive(Debug)]
 pub(super) struct Memory {
-    path: PathBuf,
+    path: Option<PathBuf>,
     content: Content,
 }
 
 impl Memory {
-    /// Opens the memory of a migration of `vm`; there need not be one yet.
+    /// Opens the memory of a migration of `vm`; there need not be one yet. Without a path there is
+    /// none, and nothing can be remembered.
     ///
     /// # Errors
     /// It cannot be read, is of another version, or is of another VM (`Refused`).
-    pub(super) fn open(path: PathBuf, vm: &Identity) -> Result<Self> {
-        let doing = format!("read {}", path.display());
-        let content = match fs::read(&path) {
+    pub(super) fn open(path: Option<PathBuf>, vm: &Identity) -> Result<Self> {
+        let empty = Content {
+            version: VERSION,
+            vm: vm.clone(),
+            points: BTreeMap::new(),
+        };
+        let Some(file) = &path else {
+            return Ok(Self {
+                path,
+                content: empty,
+            });
+        };
+        let doing = format!("read {}", file.display());
+        let content = match fs::read(file) {
             Ok(bytes) => serde_json::from_slice(&bytes)
                 .map_err(|error| Error::new(Kind::Corrupt, doing.clone()).because(error))?,
-            Err(error) if error.kind() == ErrorKind::NotFound => Content {
-                version: VERSION,
-                vm: vm.clone(),
-                points: BTreeMap::new(),
-            },
+            Err(error) if error.kind() == ErrorKind::NotFound => empty,
             Err(error) => return Err(Error::io(doing, error)),
         };
         if content.version != VERSION {
@@ -132,31 +140,34 @@ impl Memory {
         if next == self.content {
             return Ok(());
         }
-        let doing = || format!("write {}", self.path.display());
+        let Some(path) = &self.path else {
+            let what = "make a point without a directory to remember it in";
+            return Err(Error::new(Kind::Refused, what));
+        };
+        let doing = || format!("write {}", path.display());
         let text = serde_json::to_vec_pretty(&next)
             .map_err(|error| Error::new(Kind::Io, doing()).because(error))?;
-        self.replace(&text)
-            .map_err(|error| Error::io(doing(), error))?;
+        replace(path, &text).map_err(|error| Error::io(doing(), error))?;
         self.content = next;
         Ok(())
     }
+}
 
-    /// The old file or the new one, whenever the power fails.
-    fn replace(&self, text: &[u8]) -> io::Result<()> {
-        let next = self.path.with_extension("next");
-        let mut file = OpenOptions::new()
-            .create(true)
-            .truncate(true)
-            .write(true)
-            .mode(0o600)
-            .open(&next)?;
-        file.write_all(text)?;
-        file.sync_all()?;
-        fs::rename(&next, &self.path)?;
-        match self.path.parent() {
-            Some(directory) => File::open(directory)?.sync_all(),
-            None => Ok(()),
-        }
+/// The old file or the new one, whenever the power fails.
+fn replace(path: &Path, text: &[u8]) -> io::Result<()> {
+    let next = path.with_extension("next");
+    let mut file = OpenOptions::new()
+        .create(true)
+        .truncate(true)
+        .write(true)
+        .mode(0o600)
+        .open(&next)?;
+    file.write_all(text)?;
+    file.sync_all()?;
+    fs::rename(&next, path)?;
+    match path.parent() {
+        Some(directory) => File::open(directory)?.sync_all(),
+        None => Ok(()),
     }
 }
 
@@ -183,13 +194,13 @@ mod tests {
     fn what_is_remembered_is_there_in_the_next_process() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("m");
-        let mut memory = Memory::open(path.clone(), &vm("vm-1")).unwrap();
+        let mut memory = Memory::open(Some(path.clone()), &vm("vm-1")).unwrap();
         memory
             .change(|points| {
                 points.insert(3, vec![remembered()]);
             })
             .unwrap();
-        let again = Memory::open(path, &vm("vm-1")).unwrap();
+        let again = Memory::open(Some(path), &vm("vm-1")).unwrap();
         assert_eq!(again.points()[&3], [remembered()]);
         assert_eq!(again.points()[&3][0].change_id().unwrap().as_str(), "x/1");
     }
@@ -198,26 +209,38 @@ mod tests {
     fn a_memory_of_another_vm_is_refused_and_a_damaged_one_not_taken_for_none() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("m");
-        let mut memory = Memory::open(path.clone(), &vm("vm-1")).unwrap();
+        let mut memory = Memory::open(Some(path.clone()), &vm("vm-1")).unwrap();
         memory
             .change(|points| {
                 points.insert(1, Vec::new());
             })
             .unwrap();
-        let other = Memory::open(path.clone(), &vm("vm-2")).unwrap_err();
+        let other = Memory::open(Some(path.clone()), &vm("vm-2")).unwrap_err();
         assert_eq!(other.kind(), Kind::Refused);
         std::fs::write(&path, b"{").unwrap();
         assert_eq!(
-            Memory::open(path, &vm("vm-1")).unwrap_err().kind(),
+            Memory::open(Some(path), &vm("vm-1")).unwrap_err().kind(),
             Kind::Corrupt
         );
+    }
+
+    #[test]
+    fn without_a_place_nothing_is_remembered() {
+        let mut memory = Memory::open(None, &vm("vm-1")).unwrap();
+        let error = memory
+            .change(|points| {
+                points.insert(1, Vec::new());
+            })
+            .unwrap_err();
+        assert_eq!(error.kind(), Kind::Refused);
+        assert!(memory.points().is_empty());
     }
 
     #[test]
     fn what_could_not_be_written_is_not_believed() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("gone/m");
-        let mut memory = Memory::open(path, &vm("vm-1")).unwrap();
+        let mut memory = Memory::open(Some(path), &vm("vm-1")).unwrap();
         assert!(
             memory
                 .change(|points| {

@@ -3,12 +3,14 @@
 use crate::changes::{Changes, Tracker};
 use crate::error::{Error, Kind, Result};
 use crate::extent::ByteRange;
+use crate::source::vddk::VddkAddress;
 use crate::vsphere::changes::{Areas, ChangeId, Known, Query, query};
 use crate::vsphere::disk;
 use crate::vsphere::inventory::Machine;
-use crate::vsphere::locator::DiskLocator;
+use crate::vsphere::locator::{Server, Wanted};
 use crate::vsphere::session::Session;
 use crate::vsphere::soap::Moref;
+use crate::vsphere::trust::Trust;
 use async_trait::async_trait;
 use std::sync::Arc;
 use tokio::sync::Mutex;
@@ -27,32 +29,43 @@ impl Cbt {
     /// # Errors
     /// The server, the VM, its snapshot or the disk is not there; no snapshot is named; or tracking
     /// was reset since.
-    pub async fn open(address: &DiskLocator, since: ChangeId) -> Result<Self> {
+    pub async fn open(address: &VddkAddress, since: ChangeId) -> Result<Self> {
         let Some(snapshot) = &address.snapshot else {
-            let what = format!("tell the changes of {:?}", address.disk);
+            let what = format!("tell the changes of {}", address.file);
             return Err(Error::new(Kind::Usage, what)
                 .because("they are told up to a snapshot")
-                .hint("add &snapshot=MOREF; diskferry inspect lists them"));
+                .hint("add &snapshot=MOREF; diskferry inspect vsphere://… lists them"));
         };
-        let session = Arc::new(Session::open(&address.of.server).await?);
-        let machine = Machine::find(session.clone(), &address.of.vm).await?;
+        let server = Server {
+            host: address.host.clone(),
+            port: address.port.unwrap_or(443),
+            user: address.user.clone(),
+            password: address.password.clone(),
+            trust: match &address.thumbprint {
+                Some(thumbprint) => Trust::Pinned(thumbprint.parse()?),
+                None => Trust::System,
+            },
+        };
+        let session = Arc::new(Session::open(&server).await?);
+        let vm = Wanted::Moref(address.vm.clone());
+        let machine = Machine::find(session.clone(), &vm).await?;
         let snapshot = Moref::new("VirtualMachineSnapshot", snapshot.clone());
         let then = machine.disks_in(&snapshot).await?;
         // In the snapshot the file may have another name than the one that the VM writes now.
-        let found = match disk::find(&then, &address.disk) {
+        let found = match disk::find(&then, &address.file) {
             Ok(found) => found,
             Err(error) => {
                 let now = machine.facts().await?.disks;
-                let known = disk::find(&now, &address.disk).map_err(|_| error)?;
+                let known = disk::find(&now, &address.file).map_err(|_| error)?;
                 let same = then.iter().find(|other| other.is_the_same_as(known));
                 same.ok_or_else(|| {
-                    let what = format!("{snapshot} has no disk {:?}", address.disk);
+                    let what = format!("{snapshot} has no disk {}", address.file);
                     Error::new(Kind::Refused, what)
                 })?
             }
         };
         if let Some(lost) = super::judge::lost(&since, found) {
-            let what = format!("tell the changes of {:?} since {since}", address.disk);
+            let what = format!("tell the changes of {} since {since}", address.file);
             return Err(Error::new(Kind::Refused, what).because(lost));
         }
         let query = Query {

@@ -1,6 +1,7 @@
 //! Answers as servers send them: those in `fuzz/seeds/soap_answer` were recorded from one.
 
 use super::{Answer, BadAnswer, page, parse, reference};
+use crate::vsphere::{changes, disk, tree};
 use std::fs;
 use std::path::Path;
 
@@ -74,4 +75,57 @@ fn a_reference_needs_to_say_what_it_refers_to() {
     let mut bare = values[0].clone();
     bare.refers_to = None;
     assert!(reference(&bare).is_err());
+}
+
+/// Reads a text as everything that it might be.
+fn read_all(text: &str) {
+    for method in [
+        "RetrievePropertiesEx",
+        "QueryChangedDiskAreas",
+        "FindByUuid",
+    ] {
+        let Ok(Answer::Done(values)) = parse(method, text) else {
+            continue;
+        };
+        let _ = values.iter().map(reference).count();
+        let _ = changes::page(&values);
+        for (_, properties) in page(&values).map_or(Vec::new(), |page| page.objects) {
+            let _ = properties.get("config.hardware.device").map(disk::disks);
+            let _ = tree::snapshots(properties.get("snapshot"));
+        }
+    }
+}
+
+#[test]
+fn no_damage_to_a_recorded_answer_is_worse_than_an_error() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/seeds/soap_answer");
+    let mut state = 1u64;
+    let mut random = |below: usize| {
+        state = state
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1);
+        usize::try_from(state >> 33).unwrap() % below
+    };
+    let pieces = [
+        "<",
+        ">",
+        "\"",
+        "/",
+        "&",
+        "-1",
+        "99999999999999999999",
+        "</val>",
+        "type=",
+        "\u{0}",
+    ];
+    for entry in fs::read_dir(folder).unwrap() {
+        let text = fs::read_to_string(entry.unwrap().path()).unwrap();
+        for _ in 0..60 {
+            let mut bytes = text.clone().into_bytes();
+            let (at, length) = (random(bytes.len()), random(40));
+            let end = bytes.len().min(at + length);
+            bytes.splice(at..end, pieces[random(pieces.len())].bytes());
+            read_all(&String::from_utf8_lossy(&bytes));
+        }
+    }
 }

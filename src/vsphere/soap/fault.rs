@@ -37,6 +37,8 @@ pub struct Detail {
     pub state: Option<String>,
     /// `MethodNotFound`: the method.
     pub method: Option<String>,
+    /// What a general fault says of itself: `msg.snapshot.error-QUIESCINGERROR`.
+    pub reason: Option<String>,
 }
 
 impl Fault {
@@ -75,6 +77,7 @@ impl Fault {
                 parameter: text("invalidProperty"),
                 state: text("existingState"),
                 method: text("method"),
+                reason: text("reason"),
             },
         }
     }
@@ -106,7 +109,11 @@ impl Fault {
                 | "FilesystemQuiesceFault"
                 | "QuiesceDatastoreIOForHAFailed"
                 | "ToolsUnavailable"
-        )
+        ) || self
+            .detail
+            .reason
+            .as_ref()
+            .is_some_and(|reason| reason.contains("QUIESC"))
     }
 
     /// Another task works on the object, or a host is away for a moment.
@@ -130,10 +137,18 @@ impl Fault {
         match self.name.as_str() {
             _ if self.may_pass() => Kind::Transient,
             "MethodNotFound" | "NotSupported" | "RestrictedVersion" => Kind::Unsupported,
-            "FileFault" | "FileNotFound" | "CannotAccessFile" | "NoDiskSpace" | "SystemError" => {
-                Kind::Io
-            }
-            _ => Kind::Refused,
+            "NoPermission"
+            | "InvalidLogin"
+            | "PasswordExpired"
+            | "NoSubjectName"
+            | "ManagedObjectNotFound"
+            | "TooManySnapshotLevels"
+            | "InvalidPowerState"
+            | "MemorySnapshotOnIndependentDisk"
+            | "InvalidDiskMode"
+            | "ToolsUnavailable"
+            | "InvalidArgument" => Kind::Refused,
+            _ => Kind::Io,
         }
     }
 
@@ -212,6 +227,7 @@ impl fmt::Display for Fault {
             (" of ", &detail.file),
             (" of ", &detail.parameter),
             (" of ", &detail.method),
+            (" for ", &detail.reason),
             (", it is ", &detail.state),
         ];
         for (word, fact) in facts {
@@ -282,7 +298,7 @@ mod tests {
         assert_eq!(kind("TaskInProgress"), Kind::Transient);
         assert_eq!(kind("MethodNotFound"), Kind::Unsupported);
         assert_eq!(kind("InvalidLogin"), Kind::Refused);
-        assert_eq!(kind("SomethingNew"), Kind::Refused);
+        assert_eq!(kind("SomethingNew"), Kind::Io);
     }
 
     #[test]

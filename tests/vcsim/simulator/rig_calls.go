@@ -153,8 +153,7 @@ func (vm *VirtualMachine) CreateSnapshotExTask(req *types.CreateSnapshotEx_Task)
 // ConsolidateVMDisksTask has nothing to do but to say so.
 func (vm *VirtualMachine) ConsolidateVMDisksTask(_ *types.ConsolidateVMDisks_Task) soap.HasFault {
 	task := CreateTask(vm, "consolidateVMDisks", func(*Task) (types.AnyType, types.BaseMethodFault) {
-		no := false
-		Map.Update(vm, []types.PropertyChange{{Name: "runtime.consolidationNeeded", Val: &no}})
+		Map.Update(vm, []types.PropertyChange{{Name: "runtime.consolidationNeeded", Val: false}})
 		return nil, nil
 	})
 	return &methods.ConsolidateVMDisks_TaskBody{

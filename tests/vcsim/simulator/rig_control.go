@@ -126,8 +126,7 @@ func (r *Rig) change(words []string) (string, error) {
 		}
 		other.Config.Uuid, other.Summary.Config.Uuid = vm.Config.Uuid, vm.Config.Uuid
 	case "consolidation":
-		yes := true
-		Map.Update(vm, []types.PropertyChange{{Name: "runtime.consolidationNeeded", Val: &yes}})
+		Map.Update(vm, []types.PropertyChange{{Name: "runtime.consolidationNeeded", Val: true}})
 	case "grow":
 		index, err := strconv.Atoi(words[2])
 		disks := disksOf(vm)
