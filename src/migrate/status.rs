@@ -224,10 +224,10 @@ impl Status {
     }
 
     fn outlook(&self, text: &mut String) {
+        text.push('\n');
         let mut line = |what: &str, value: &str| {
             let _ = writeln!(text, "  {what:<10} {value}");
         };
-        line("", "");
         let outage = self.forecast.get("outage");
         let number = |key: &str| outage.and_then(|outage| outage.get(key)?.as_u64());
         if let (Some(millis), Some(margin)) = (number("millis"), number("margin")) {
