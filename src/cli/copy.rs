@@ -8,11 +8,11 @@ use super::{Command, stop, words};
 use crate::address::Address;
 use crate::digest::Algorithm;
 use crate::error::{Error, Kind, Result};
+use crate::job::certificate::{self, Certificate};
 use crate::job::options::{Baseline, CopyOptions, JournalPlace, Pass, Zeroes};
 use crate::job::{self, Context};
 use clap::{ArgAction, Args};
-use std::path::PathBuf;
-use std::sync::Arc;
+use std::path::{Path, PathBuf};
 
 /// Copy a disk: all of it, or what changed since a baseline
 ///
@@ -40,6 +40,10 @@ pub(super) struct Copy {
     #[command(flatten)]
     journal: JournalOptions,
 
+    /// When the pass is complete, write a certificate of what the target holds to this file
+    #[arg(long, value_name = "FILE", conflicts_with = "no_journal")]
+    certificate: Option<PathBuf>,
+
     #[command(flatten)]
     zeroes: ZeroOptions,
 
@@ -55,6 +59,11 @@ struct PassOptions {
     /// source and writes what differs from what was copied before
     #[arg(long, value_name = "BASELINE", value_parser = words::baseline)]
     changes_since: Option<Baseline>,
+
+    /// Read this share of what the tracker calls unchanged and compare it; if it left out a change,
+    /// read and compare all of the disk
+    #[arg(long, value_name = "PERCENT", value_parser = words::ppm)]
+    distrust_tracking: Option<u32>,
 
     /// The source is quiet and this is the last pass: read the target back and prove it
     #[arg(long = "final")]
@@ -154,6 +163,7 @@ impl Copy {
                 (false, true) => Some(false),
                 (false, false) => None,
             },
+            distrust_ppm: self.pass.distrust_tracking.unwrap_or(0),
             digest: self.pass.digest,
             tuning: self.speed.tuning(),
             zeroes: Zeroes {
@@ -179,17 +189,24 @@ pub(super) fn place(path: Option<PathBuf>, nowhere: bool) -> JournalPlace {
     }
 }
 
+fn certify(options: &CopyOptions, path: &Path) -> Result<()> {
+    let name = options.source.to_string();
+    let disk = certificate::certify(&name, &options.target, &options.journal)?;
+    Certificate::new(None, None, vec![disk]).write(path)
+}
+
 impl Command for Copy {
     const NAME: &'static str = "copy";
 
     async fn run(self, output: Output) -> Result<()> {
+        let certificate = self.certificate.clone();
         let options = self.options(&output)?;
-        let context = Context {
-            reporter: output.reporter(),
-            counters: Arc::default(),
-            stop: stop::on_signals()?,
-        };
-        job::copy(&options, context).await.map(|_outcome| ())
+        let context = Context::new(output.reporter(), stop::on_signals()?);
+        job::copy(&options, context).await?;
+        match certificate {
+            Some(path) => certify(&options, &path),
+            None => Ok(()),
+        }
     }
 }
 

@@ -9,7 +9,8 @@ use crate::buffer::Buffer;
 use crate::error::Result;
 use crate::extent::ByteRange;
 use crate::format::Facts;
-use crate::job::options::{Reading, Tuning};
+use crate::job::options::{JournalPlace, Reading, Tuning};
+use crate::job::{self, Standing};
 use crate::nbd::client::{Client, Endpoint, Timeouts, list};
 use crate::nbd::export::Export;
 use crate::report;
@@ -75,6 +76,9 @@ struct Found {
     content: Option<&'static str>,
     /// Sector size that its GPT counts in.
     gpt_sector: Option<u32>,
+    /// How far a copy onto it is, if a journal tells of one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    copy: Option<Standing>,
     /// Baselines that `--changes-since` takes.
     trackers: Vec<String>,
     warnings: Vec<String>,
@@ -144,6 +148,7 @@ async fn inspect(address: &Address, reading: &Reading, tuning: &Tuning) -> Resul
     {
         warnings.push(sector_warning(sector, logical));
     }
+    let copy = copy_onto(address, &mut warnings);
     let (mut exports, mut contexts) = (Vec::new(), Vec::new());
     if let (Address::Nbd(uri), Some(client)) = (address, &client) {
         match list(Endpoint::Uri(uri.parse()?), Timeouts::default()).await {
@@ -181,7 +186,17 @@ async fn inspect(address: &Address, reading: &Reading, tuning: &Tuning) -> Resul
         exports,
         content: signature::find(&head, &tail, size),
         gpt_sector,
+        copy,
         warnings,
+    })
+}
+
+/// What a journal tells of a copy onto this disk.
+fn copy_onto(address: &Address, warnings: &mut Vec<String>) -> Option<Standing> {
+    let told = job::standing(address, &JournalPlace::Default);
+    told.unwrap_or_else(|error| {
+        warnings.push(error.line());
+        None
     })
 }
 
@@ -356,6 +371,7 @@ impl Found {
                 false => self.trackers.join(" "),
             },
         ));
+        rows.extend(self.copy.iter().map(|copy| ("copy", copy.to_string())));
         rows.extend(self.warnings.iter().map(|text| ("warning", text.clone())));
         rows.into_iter()
             .fold(String::new(), |mut text, (key, value)| {

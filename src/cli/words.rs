@@ -78,6 +78,23 @@ pub(super) fn count(word: &str) -> Result<usize, String> {
     }
 }
 
+/// A percentage with up to four decimals, in millionths.
+pub(super) fn ppm(word: &str) -> Result<u32, String> {
+    let word = word.strip_suffix('%').unwrap_or(word);
+    let (whole, part) = word.split_once('.').unwrap_or((word, "0"));
+    let digits = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    if !digits(whole) || !digits(part) || part.len() > 4 {
+        return Err("not a percentage with at most four decimals".to_owned());
+    }
+    let number: u32 = format!("{whole}{part:0<4}")
+        .parse()
+        .map_err(|_| "too large".to_owned())?;
+    match number {
+        0..=1_000_000 => Ok(number),
+        _ => Err("at most 100".to_owned()),
+    }
+}
+
 /// A digest algorithm by its name.
 pub(super) fn digest() -> impl TypedValueParser<Value = Algorithm> {
     PossibleValuesParser::new(["xxh3", "blake3"]).map(|name| match name.as_str() {
@@ -98,7 +115,7 @@ pub(super) fn baseline(word: &str) -> Result<Baseline, String> {
 
 #[cfg(test)]
 mod tests {
-    use super::{address, baseline, count, fold_brackets, request_size, size, sparse};
+    use super::{address, baseline, count, fold_brackets, ppm, request_size, size, sparse};
     use crate::address::Address;
     use crate::job::options::Baseline;
     use std::ffi::OsString;
@@ -169,6 +186,33 @@ mod tests {
         assert_eq!(sparse("0"), Ok(0));
         assert_eq!(sparse("4k"), Ok(4096));
         assert!(sparse("256").is_err());
+    }
+
+    #[test]
+    fn a_percentage_is_told_in_millionths() {
+        for (word, millionths) in [
+            ("0", 0),
+            ("5", 50_000),
+            ("0.1", 1000),
+            ("0.0001", 1),
+            ("99.5%", 995_000),
+            ("100", 1_000_000),
+        ] {
+            assert_eq!(ppm(word), Ok(millionths), "{word}");
+        }
+        for word in [
+            "",
+            "%",
+            "-1",
+            "101",
+            "1.",
+            ".5",
+            "1.23456",
+            "1e2",
+            "4294967296",
+        ] {
+            assert!(ppm(word).is_err(), "{word}");
+        }
     }
 
     #[test]

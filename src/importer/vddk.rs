@@ -118,9 +118,8 @@ impl Import<'_> {
         stop: Stop,
     ) -> Result<()> {
         let context = Context {
-            reporter: teller.clone(),
             counters: self.gauge.counters.clone(),
-            stop: stop.clone(),
+            ..Context::new(teller.clone(), stop.clone())
         };
         let mut options = self.options(found, place)?;
         let copy = |options: CopyOptions| {
@@ -196,6 +195,7 @@ impl Import<'_> {
             // As the original: whether a guest copes is decided by how its VM will be made.
             allow_sector_mismatch: true,
             verify: proof,
+            distrust_ppm: 0,
             digest: Algorithm::default(),
             tuning: Tuning {
                 connections: self.settings.sessions,

@@ -1,7 +1,9 @@
 //! Who watches a job, and who may stop it.
 
-use crate::pipeline::Stop;
+use super::options::Tuning;
+use crate::buffer::Budget;
 use crate::pipeline::counters::Counters;
+use crate::pipeline::{RateLimit, Stop, Team};
 use crate::report::{Event, Reporter};
 use std::sync::Arc;
 
@@ -14,9 +16,48 @@ pub struct Context {
     pub counters: Arc<Counters>,
     /// Asks for an orderly end.
     pub stop: Stop,
+    /// What it shares with other jobs.
+    pub shared: Shared,
+}
+
+/// What the jobs of one VM, or of one host, share. By default nothing.
+#[derive(Clone, Debug, Default)]
+pub struct Shared {
+    /// Memory and requests of all of them together; else the job has its own, as its options say.
+    pub budget: Option<Budget>,
+    /// Limits on what they copy together, besides the job's own: of a host, in total.
+    pub rates: Vec<RateLimit>,
+    /// Those among whom requests are shared out so that they end together.
+    pub team: Option<Team>,
 }
 
 impl Context {
+    /// The surroundings of a job by itself.
+    #[must_use]
+    pub fn new(reporter: Arc<dyn Reporter>, stop: Stop) -> Self {
+        Self {
+            reporter,
+            counters: Arc::default(),
+            stop,
+            shared: Shared::default(),
+        }
+    }
+
+    /// The memory and requests that the job lives on.
+    pub(super) fn budget(&self, tuning: &Tuning) -> Budget {
+        let own = || {
+            let memory = usize::try_from(tuning.memory).unwrap_or(usize::MAX);
+            Budget::new(memory, tuning.requests)
+        };
+        self.shared.budget.clone().unwrap_or_else(own)
+    }
+
+    /// Every limit on what the job copies.
+    pub(super) fn rates(&self, tuning: &Tuning) -> Vec<RateLimit> {
+        let own = tuning.rate.map(|rate| RateLimit::new(Some(rate)));
+        self.shared.rates.iter().cloned().chain(own).collect()
+    }
+
     pub(super) fn tell(&self, event: &Event) {
         self.reporter.event(event);
     }

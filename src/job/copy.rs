@@ -3,37 +3,27 @@
 //! The order is the guarantee: check everything, record what begins, copy with barriers, flush,
 //! prove if asked, give the target its name, and only then record that the pass is complete.
 
-use super::claims::Claims;
 use super::context::Context;
 use super::decide::Start;
-use super::feed::{Ahead, Feed};
 use super::ledger::{JobLedger, SharedJournal, append};
 use super::open::Opened;
-use super::options::{Baseline, CopyOptions, Tuning};
+use super::options::CopyOptions;
 use super::place::manifest_path;
 use super::prove::{Proof, Scope};
 use super::recognize::{recognize, recognize_target};
 use super::sectors;
 use crate::buffer::Budget;
-use crate::digest::BLOCK;
 use crate::endpoint::Identity;
 use crate::error::{Error, Kind, Result};
 use crate::extent::ByteRange;
 use crate::journal::{Begin, Journal, Manifest, PassBegin, Record, VERSION, unique_id};
 use crate::pipeline::counters::Totals;
-use crate::pipeline::{Known, Ledger, RequestSize, Setup, run};
-use crate::plan::{Done, Shape};
+use crate::plan::Done;
 use crate::report::{Event, Ticker};
-use crate::target::{Target, Untouched, Zeroing};
+use crate::target::Target;
 use std::path::PathBuf;
 use std::sync::{Arc, PoisonError};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
-
-/// The planner looks at this much of a disk at a time.
-const WINDOW: u64 = 1 << 30;
-
-/// Changes that lie this close are read as one.
-const COALESCE: u64 = BLOCK;
 
 /// What a run achieved.
 #[derive(Clone, Copy, Debug)]
@@ -44,6 +34,8 @@ pub struct Outcome {
     pub size: u64,
     /// Whether every block was read back from the target and compared.
     pub proven: bool,
+    /// Whether the tracker left out a change, so that all was compared.
+    pub distrusted: bool,
 }
 
 /// A pass that is ready to run.
@@ -59,6 +51,10 @@ pub(super) struct Job<'a> {
     pub(super) number: u32,
     /// A pass was complete before: the target holds a whole disk.
     pub(super) whole: bool,
+    /// An earlier run of this pass caught its tracker leaving out a change.
+    pub(super) distrusted: bool,
+    /// Chooses what is looked at in doubt, together with the number of the pass.
+    pub(super) seed: u64,
     /// A proof of everything was begun and is not complete.
     pub(super) proving: bool,
     pub(super) journal: Option<SharedJournal>,
@@ -70,8 +66,8 @@ impl Job<'_> {
     ///
     /// # Errors
     /// As for [`copy`](super::copy).
-    pub(super) async fn run(self) -> Result<Outcome> {
-        let done = match &self.start {
+    pub(super) async fn run(mut self) -> Result<Outcome> {
+        let mut done = match &self.start {
             Start::Resume { done, .. } => done.clone(),
             _ => Done::default(),
         };
@@ -86,9 +82,12 @@ impl Job<'_> {
         if self.start == Start::Fresh {
             self.probe().await?;
         }
-        self.recognize(ledger.as_ref()).await?;
+        if let Some(offset) = self.recognize(ledger.as_ref()).await? {
+            self.distrust(offset)?;
+            (self.distrusted, done) = (true, Done::default());
+        }
         let ticker = self.ticker();
-        self.copy(done, ledger.as_mut()).await?;
+        let distrusted = self.copy(done, ledger.as_mut()).await?;
         if let Some(ledger) = &ledger {
             ledger.manifest.marks().sync()?;
         }
@@ -115,7 +114,7 @@ impl Job<'_> {
             )?;
         }
         drop(ticker);
-        Ok(self.done(proven))
+        Ok(self.done(proven, distrusted))
     }
 
     /// What can be refused before byte 0, once both ends are known.
@@ -157,10 +156,10 @@ impl Job<'_> {
         let ticker = self.ticker();
         self.prove(&manifest, Scope::All).await?;
         drop(ticker);
-        Ok(self.done(true))
+        Ok(self.done(true, false))
     }
 
-    fn done(&self, proven: bool) -> Outcome {
+    fn done(&self, proven: bool, distrusted: bool) -> Outcome {
         let totals = self.context.counters.snapshot();
         self.context.tell(&Event::Done {
             pass: self.options.pass.name(),
@@ -173,10 +172,11 @@ impl Job<'_> {
             totals,
             size: self.size(),
             proven,
+            distrusted,
         }
     }
 
-    fn size(&self) -> u64 {
+    pub(super) fn size(&self) -> u64 {
         self.opened.source.size()
     }
 
@@ -204,6 +204,12 @@ impl Job<'_> {
         if self.options.verify == Some(true) && self.is_delta_without_journal() {
             let what = "a delta cannot be verified without the journal of the passes before it";
             return Err(Error::new(Kind::Usage, what).hint("leave out --no-journal or --verify"));
+        }
+        if self.options.distrust_ppm > 0 && self.is_delta_without_journal() {
+            let what = "without the journal of the passes before, a tracker cannot be doubted";
+            return Err(
+                Error::new(Kind::Usage, what).hint("leave out --no-journal or --distrust-tracking")
+            );
         }
         if self.options.verify == Some(true) && !self.target.can_read_back() {
             let what = "this target cannot be read back, so nothing can be verified";
@@ -291,104 +297,24 @@ impl Job<'_> {
     }
 
     /// Before a delta: are these the disks of the pass before it?
-    async fn recognize(&self, ledger: Option<&JobLedger>) -> Result<()> {
+    ///
+    /// Gives where the tracker left out a change, if it is doubted and did.
+    async fn recognize(&self, ledger: Option<&JobLedger>) -> Result<Option<u64>> {
         let (Some(ledger), Some(_)) = (ledger, &self.journal) else {
-            return Ok(());
+            return Ok(None);
         };
         let view = ledger.manifest.view();
         if self.whole {
             recognize_target(&self.target, &view, self.size(), &self.budget).await?;
         }
+        let doubted = self.options.distrust_ppm > 0;
         match &self.opened.tracker {
-            Some(tracker) => recognize(&self.opened.source, tracker, &view, &self.budget).await,
-            None => Ok(()),
+            Some(tracker) if !self.distrusted => {
+                let source = &self.opened.source;
+                recognize(source, tracker, &view, &self.budget, doubted).await
+            }
+            _ => Ok(None),
         }
-    }
-
-    /// Whether blocks must be claimed before they are written: there is something to be unsure of.
-    fn claims_blocks(&self) -> bool {
-        self.whole && self.journal.is_some()
-    }
-
-    /// What happens to steps before they are handed out.
-    fn ahead(&self, ledger: Option<&JobLedger>) -> Ahead {
-        let Some(ledger) = ledger.filter(|ledger| ledger.claimed) else {
-            return Ahead::Nothing;
-        };
-        let claims = Arc::new(Claims::new(ledger.manifest.view()));
-        match self.options.pass.changes_since {
-            Some(Baseline::Digest) => Ahead::Compare(claims),
-            _ => Ahead::Claim(claims),
-        }
-    }
-
-    async fn copy(&self, done: Done, ledger: Option<&mut JobLedger>) -> Result<()> {
-        let shape = Shape {
-            size: self.size(),
-            grain: self.grain(),
-            window: WINDOW,
-            coalesce: COALESCE,
-        };
-        let ahead = self.ahead(ledger.as_deref());
-        if matches!(ahead, Ahead::Compare(_)) && self.grain() > BLOCK {
-            let what = "a pass by digests writes blocks of 64 KiB, and the target only longer ones";
-            return Err(Error::new(Kind::Unsupported, what));
-        }
-        let known = match &ahead {
-            Ahead::Compare(known) => Some(known.clone()),
-            Ahead::Nothing | Ahead::Claim(_) => None,
-        };
-        let feed = Feed {
-            source: self.opened.source.clone(),
-            tracker: self.opened.tracker.clone(),
-            shape,
-            done: done.to_set(),
-            ask_extents: self.options.zeroes.extents,
-            ahead,
-        };
-        let ledger = ledger.map(|ledger| ledger as &mut dyn Ledger);
-        run(
-            self.setup(done, known),
-            feed.stream(),
-            ledger,
-            self.context.stop.clone(),
-        )
-        .await
-    }
-
-    fn setup(&self, done: Done, known: Option<Arc<dyn Known>>) -> Setup {
-        let zeroes = &self.options.zeroes;
-        let untouched = self.target.untouched() == Untouched::Zero || zeroes.target_is_zero;
-        Setup {
-            source: self.opened.source.clone(),
-            target: self.target.clone(),
-            budget: self.budget.clone(),
-            counters: self.context.counters.clone(),
-            requests: self.options.tuning.requests,
-            request_size: request_size(&self.options.tuning, &*self.target),
-            grain: self.grain(),
-            // What is not a whole unit of the target cannot be left out by itself.
-            sparse: match zeroes.sparse {
-                0 => 0,
-                sparse => sparse.max(self.target.limits().align),
-            },
-            zeroing: if zeroes.allocated {
-                Zeroing::Allocate
-            } else {
-                Zeroing::Unmap
-            },
-            // Only a pass that nothing went before can rely on it: a resumed one may have left
-            // data where the source has zeroes by now.
-            reads_zero: untouched && self.start == Start::Fresh,
-            known,
-            rate: self.options.tuning.rate,
-            done,
-        }
-    }
-
-    /// Requests begin on digest blocks, and on units of the target.
-    fn grain(&self) -> u64 {
-        BLOCK.max(self.target.limits().align.into())
     }
 
     /// Reads back what `scope` says and compares it.
@@ -426,18 +352,6 @@ pub(super) fn open_manifest(journal: &Journal) -> Result<Manifest> {
             Kind::Refused,
             "nothing was copied yet by this journal",
         )),
-    }
-}
-
-/// As the user says, or adaptive within what both ends can take.
-fn request_size(tuning: &Tuning, target: &dyn Target) -> RequestSize {
-    let max = target.limits().max.clamp(64 << 10, 2 << 20);
-    match tuning.request_size {
-        Some(size) => RequestSize::Fixed(size),
-        None => RequestSize::Adaptive {
-            start: 1 << 20,
-            max,
-        },
     }
 }
 

@@ -143,10 +143,12 @@ fn after_incomplete(history: &History, last: &PassState, wanted: &Wanted<'_>) ->
 /// By digests it does: what that one was about to write is marked, and written. So it does with
 /// the same baseline: what had changed by then has changed by now.
 fn supersedes(pass: &Pass, last: &PassState) -> bool {
+    // What a distrusted pass wrote, no tracker may know of.
+    let tracked = !last.distrusted && last.begin.since == pass.since();
     let another = last.begin.pass != pass.name() || last.begin.since != pass.since();
     let reaches = match &pass.changes_since {
         Some(Baseline::Digest) => true,
-        Some(_) => last.begin.since == pass.since(),
+        Some(_) => tracked,
         None => false,
     };
     another && reaches

@@ -1,5 +1,6 @@
 //! Asks source and tracker, window by window, and plans.
 
+use super::doubts::Doubts;
 use crate::changes::Tracker;
 use crate::digest::{BLOCK, Digest};
 use crate::error::{Error, Kind, Result};
@@ -25,6 +26,8 @@ pub(super) struct Feed {
     /// Ask the source what is zero.
     pub(super) ask_extents: bool,
     pub(super) ahead: Ahead,
+    /// Whether the tracker is believed.
+    pub(super) doubts: Option<Doubts>,
 }
 
 /// What happens to steps before they are handed out.
@@ -51,8 +54,33 @@ impl Feed {
             .buffered(AHEAD)
     }
 
+    /// Bytes that there are to be dealt with, asked of the tracker ahead of the pass.
+    ///
+    /// # Errors
+    /// The tracker cannot tell.
+    pub(super) async fn total(&self) -> Result<u64> {
+        let shape = self.shape;
+        let mut areas = stream::iter(windows(shape))
+            .map(|window| async move {
+                let todo = self.todo(window).await?;
+                let steps = steps(shape, window, &todo, &[]).into_iter();
+                Ok::<u64, Error>(
+                    steps.fold(0u64, |sum, step| sum.saturating_add(step.range().len())),
+                )
+            })
+            .buffered(AHEAD);
+        let mut total = 0u64;
+        while let Some(bytes) = areas.next().await {
+            total = total.saturating_add(bytes?);
+        }
+        Ok(total)
+    }
+
     async fn plan(&self, window: ByteRange) -> Result<Planned> {
         let todo = self.todo(window).await?;
+        if let Some(doubts) = &self.doubts {
+            doubts.look(&self.unreported(window, &todo)).await?;
+        }
         let extents = self.extents(&todo).await?;
         let mut steps = steps(self.shape, window, &todo, &extents);
         let mut skipped = 0;
@@ -101,6 +129,13 @@ impl Feed {
             skipped = skipped.saturating_add(range.len().saturating_sub(zeroed));
         }
         Ok((left, skipped))
+    }
+
+    /// What of the window the tracker calls unchanged, without what is done.
+    fn unreported(&self, window: ByteRange, todo: &[ByteRange]) -> Vec<ByteRange> {
+        let todo: RangeSet = todo.iter().copied().collect();
+        let gaps = self.done.gaps(window).into_iter();
+        gaps.flat_map(|gap| todo.gaps(gap)).collect()
     }
 
     /// What of the window must be dealt with: what changed, without what is done.

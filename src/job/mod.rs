@@ -7,23 +7,29 @@
 //!  open.rs        addresses to open endpoints
 //!  recognize.rs   is this the disk that was copied before?
 //!  feed.rs        asks source and tracker, and plans
+//!  doubts.rs      does the tracker tell all?
 //!  claims.rs      says durably which blocks are about to be written
 //!  ledger.rs      records progress in journal and manifest
 //!  sectors.rs     will the guest find its partitions?
 //!  prepare.rs     opens both ends and the journal, and decides
 //!  copy.rs        one pass, from its first record to its last
+//!  sweep.rs       what feeds the pipeline in a pass, and what it runs on
 //!  persist.rs     the same again, when what failed may pass
 //!  stream.rs      the same for a stream
 //!  forward.rs     the same for a VMDK that comes as a stream
 //!  prove.rs       the target, read back, against its manifest
 //!  verify.rs      a proof by itself
+//!  standing.rs    what a journal says of a target, and that nobody goes on with it
+//!  certificate/   what was moved and how that is known, in a file
 //!  serve.rs       a source over NBD
 //! ```
 
+pub mod certificate;
 mod claims;
 mod context;
 mod copy;
 mod decide;
+mod doubts;
 mod feed;
 mod forward;
 mod ledger;
@@ -36,17 +42,20 @@ mod persist;
 mod recognize;
 mod sectors;
 pub mod serve;
+mod standing;
 mod stream;
+mod sweep;
 mod verify;
 
 #[cfg(test)]
 mod tests;
 
-pub use context::Context;
+pub use context::{Context, Shared};
 pub use copy::Outcome;
 pub use open::{Disk, any_source};
 pub use persist::copy;
 pub use place::state_directory;
 pub use prove::Scope;
+pub use standing::{Standing, label_incomplete, standing};
 pub use stream::copy as copy_stream;
 pub use verify::{VerifyOptions, prove, verify};

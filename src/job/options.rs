@@ -31,6 +31,8 @@ pub struct CopyOptions {
     pub allow_sector_mismatch: bool,
     /// Read the target back and compare at the end. A final pass always does, unless told not to.
     pub verify: Option<bool>,
+    /// How many of a million blocks that a tracker calls unchanged are compared all the same.
+    pub distrust_ppm: u32,
     /// How blocks are digested.
     pub digest: Algorithm,
     /// Speed and memory.

@@ -6,7 +6,6 @@ use super::decide::{Start, Wanted, decide};
 use super::open::{self, How, Opened};
 use super::options::{Baseline, CopyOptions, ImageFormat, JournalPlace};
 use super::place::journal_path;
-use crate::buffer::Budget;
 use crate::endpoint::Identity;
 use crate::error::{Error, Kind, Result};
 use crate::journal::{History, Journal};
@@ -58,16 +57,17 @@ pub(super) async fn attempt(
     };
     let target = open::target(&options.target, &options.tuning, &how, &context.counters).await?;
     let (whole, proving) = (history.whole, history.proving);
-    let tuning = &options.tuning;
-    let memory = usize::try_from(tuning.memory).unwrap_or(usize::MAX);
+    let distrusted = distrusted(&start, history);
     let job = Job {
         options,
+        budget: context.budget(&options.tuning),
         context,
-        budget: Budget::new(memory, tuning.requests),
         identity: found.identity,
         number,
         whole,
         proving,
+        distrusted,
+        seed: seed(history),
         start,
         journal: journal.map(|journal| Arc::new(Mutex::new(journal))),
         opened,
@@ -119,6 +119,21 @@ pub(super) fn begin(
         None if options.pass.changes_since.is_some() => Ok(Start::Next { number: 1 }),
         None => Ok(Start::Fresh),
     }
+}
+
+/// Whether the run that is gone on with caught its tracker.
+pub(super) fn distrusted(start: &Start, history: &History) -> bool {
+    let last = history.last.as_ref().filter(|pass| !pass.complete);
+    matches!(start, Start::Resume { .. }) && last.is_some_and(|pass| pass.distrusted)
+}
+
+/// A number that stays with the journal.
+pub(super) fn seed(history: &History) -> u64 {
+    let id = history.begin.as_ref().map_or("", |begin| begin.id.as_str());
+    let hash = blake3::hash(id.as_bytes());
+    hash.as_bytes()
+        .first_chunk()
+        .map_or(0, |bytes| u64::from_le_bytes(*bytes))
 }
 
 pub(super) fn number(start: &Start, history: &History) -> u32 {

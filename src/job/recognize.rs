@@ -15,7 +15,8 @@ use crate::target::Target;
 use futures_util::future::ready;
 use futures_util::stream::{self, StreamExt, TryStreamExt};
 use std::pin::pin;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// Places that are looked at for a block with content.
 const PLACES: u64 = 64;
@@ -25,6 +26,9 @@ const SAMPLES: usize = 16;
 
 /// Compares some unchanged blocks of `source` with what is known of them.
 ///
+/// Gives the first that differs if the tracker is `doubted` and others do not: then it is the same
+/// disk, and the tracker left out a change.
+///
 /// # Errors
 /// `Refused` if one differs; or the source, the tracker or the manifest cannot be read.
 pub(super) async fn recognize(
@@ -32,7 +36,9 @@ pub(super) async fn recognize(
     tracker: &Arc<dyn Tracker>,
     view: &View,
     budget: &Budget,
-) -> Result<()> {
+    doubted: bool,
+) -> Result<Option<u64>> {
+    let (compared, differing) = (AtomicU64::new(0), Mutex::new(Vec::new()));
     let compare = async |(place, digest): (ByteRange, Digest)| {
         if !unchanged(tracker, place).await? {
             return Ok(false);
@@ -40,15 +46,27 @@ pub(super) async fn recognize(
         let data = source
             .read(place.start, buffer_for(budget, place).await)
             .await?;
-        if view.algorithm().digest(&data) == digest {
-            return Ok(true);
+        compared.fetch_add(1, Ordering::Relaxed);
+        if view.algorithm().digest(&data) != digest {
+            let mut differing = differing.lock().unwrap_or_else(PoisonError::into_inner);
+            differing.push(place.start);
         }
-        let what = "the source differs from what was copied where its bitmap says unchanged";
-        Err(Error::new(Kind::Refused, what)
-            .at(place.start)
-            .hint("is this the same disk, and was the bitmap started before the last pass?"))
+        Ok(true)
     };
-    sample(remembered(view, source.size())?, compare).await
+    sample(remembered(view, source.size())?, compare).await?;
+    let differing = differing
+        .into_inner()
+        .unwrap_or_else(PoisonError::into_inner);
+    let all = u64::try_from(differing.len()) == Ok(compared.into_inner());
+    match differing.into_iter().min() {
+        Some(at) if !doubted || all => Err(Error::new(
+            Kind::Refused,
+            "the source differs from what was copied where its tracker says unchanged",
+        )
+        .at(at)
+        .hint("is this the same disk, and was it tracked since before the last pass?")),
+        first => Ok(first),
+    }
 }
 
 /// Compares some blocks of the target with what is known of them.

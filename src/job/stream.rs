@@ -32,8 +32,7 @@ pub(super) async fn run(
     };
     let target = open::target(&options.target, &options.tuning, &how, &context.counters).await?;
     begin(&target, options, &mut context, 0);
-    let memory = usize::try_from(options.tuning.memory).unwrap_or(usize::MAX);
-    let budget = Budget::new(memory, options.tuning.requests);
+    let budget = context.budget(&options.tuning);
     let request = usize::try_from(options.tuning.request_size.unwrap_or(REQUEST)).unwrap_or(4096);
     let ticker = Ticker::start(&context.reporter, context.counters.clone(), 0);
     let size = copy(source, &target, &budget, request, &mut context).await?;
@@ -96,6 +95,7 @@ pub(super) async fn conclude(
         totals,
         size,
         proven: false,
+        distrusted: false,
     })
 }
 

@@ -4,5 +4,6 @@
 mod bench;
 mod cuts;
 mod digest;
+mod doubts;
 mod order;
 mod proof;

@@ -7,7 +7,6 @@ use super::options::{JournalPlace, Tuning};
 use super::place::journal_path;
 use super::prove::{Proof, Scope};
 use crate::address::Address;
-use crate::buffer::Budget;
 use crate::error::{Error, Kind, Result};
 use crate::journal::{Begin, Journal, PassState, Record};
 use crate::report::{Event, Ticker};
@@ -49,19 +48,9 @@ async fn read_back(
     context: Context,
 ) -> Result<Outcome> {
     let began = Instant::now();
-    let found = open::find_target(&options.target, 0)?;
-    let path = journal_path(&options.journal, &found.identity, found.beside.as_deref())?
-        .filter(|path| path.exists())
-        .ok_or_else(|| {
-            Error::new(
-                Kind::Refused,
-                format!("no journal of {} was found", options.target),
-            )
-            .hint("name it with --journal PATH")
-        })?;
-    let mut journal = Journal::open(&path)?;
+    let (mut journal, id) = journal_of(&options.target, &options.journal)?;
     let manifest = open_manifest(&journal)?;
-    let (begin, pass) = complete_pass(&journal, &found.identity.id)?;
+    let (begin, pass) = complete_pass(&journal, &id)?;
     let how = How {
         size: Some(begin.size),
         resuming: true,
@@ -69,12 +58,11 @@ async fn read_back(
         ..How::default()
     };
     let target = open::target(&options.target, &options.tuning, &how, &context.counters).await?;
-    let memory = usize::try_from(options.tuning.memory).unwrap_or(usize::MAX);
     let proof = Proof {
         target: &target,
         manifest: &manifest,
         size: begin.size,
-        budget: &Budget::new(memory, options.tuning.requests),
+        budget: &context.budget(&options.tuning),
         counters: &context.counters,
         requests: options.tuning.requests.min(16),
     };
@@ -105,12 +93,35 @@ fn told(context: &Context, pass: &PassState, size: u64, began: Instant) -> Outco
         totals,
         size,
         proven: true,
+        distrusted: false,
     }
 }
 
+/// The journal of the passes onto a target, and the name by which it knows that.
+///
+/// # Errors
+/// `Refused` if there is none, or somebody works with it.
+pub(super) fn journal_of(target: &Address, place: &JournalPlace) -> Result<(Journal, String)> {
+    let found = open::find_target(target, 0)?;
+    let path = journal_path(place, &found.identity, found.beside.as_deref())?
+        .filter(|path| path.exists())
+        .ok_or_else(|| {
+            let what = format!("no journal of {target} was found");
+            Error::new(Kind::Refused, what).hint("name it with --journal PATH")
+        })?;
+    Ok((Journal::open(&path)?, found.identity.id))
+}
+
 /// What the journal is about, if its last pass is complete.
-fn complete_pass(journal: &Journal, target: &str) -> Result<(Begin, PassState)> {
+///
+/// # Errors
+/// `Refused` if it is not, if the target was given up, or if it is another target.
+pub(super) fn complete_pass(journal: &Journal, target: &str) -> Result<(Begin, PassState)> {
     let history = journal.history();
+    if let Some(why) = &history.incomplete {
+        let what = format!("the target is labelled incomplete: {why}");
+        return Err(Error::new(Kind::Refused, what).hint("complete a pass over it first"));
+    }
     match (&history.begin, &history.last) {
         (Some(begin), _) if begin.target.id != target => {
             let what = format!("the journal is about another target, {}", begin.target.name);

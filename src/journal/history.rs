@@ -11,6 +11,10 @@ pub struct History {
     pub begin: Option<Begin>,
     /// The last pass that began.
     pub last: Option<PassState>,
+    /// Every pass that began, the last one included.
+    pub passes: Vec<PassSummary>,
+    /// Why the target was given up as it is, until a later pass is complete.
+    pub incomplete: Option<String>,
     /// Some pass was complete: all of the target was written once.
     pub whole: bool,
     /// A proof of everything was begun and is not complete.
@@ -30,6 +34,44 @@ pub struct PassState {
     pub complete: bool,
     /// Whether the target was read back and compared at its end.
     pub proven: bool,
+    /// Its tracker left out a change.
+    pub distrusted: bool,
+}
+
+impl PassState {
+    fn begun(begin: &PassBegin) -> Self {
+        Self {
+            begin: begin.clone(),
+            done: Done::default(),
+            complete: false,
+            proven: false,
+            distrusted: false,
+        }
+    }
+}
+
+/// A pass, for people and certificates.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PassSummary {
+    /// As it began.
+    pub begin: PassBegin,
+    /// When it was complete, in seconds since 1970.
+    pub ended: Option<u64>,
+    /// Whether all was proven at its end, or later and before the next one.
+    pub proven: bool,
+    /// Its tracker left out a change, so all was compared.
+    pub distrusted: bool,
+}
+
+impl PassSummary {
+    fn begun(begin: &PassBegin) -> Self {
+        Self {
+            begin: begin.clone(),
+            ended: None,
+            proven: false,
+            distrusted: false,
+        }
+    }
 }
 
 impl History {
@@ -65,32 +107,47 @@ impl History {
                 if begin.number != next {
                     return Err(out_of_order(record));
                 }
-                let done = Done::default();
-                *last = Some(PassState {
-                    begin: begin.clone(),
-                    done,
-                    complete: false,
-                    proven: false,
-                });
+                *last = Some(PassState::begun(begin));
+                self.passes.push(PassSummary::begun(begin));
             }
             (Record::Probe { report }, Some(_)) => self.probe = Some(report.clone()),
             (Record::Barrier { done }, Some(pass)) if !pass.complete => pass.done = done.clone(),
-            (Record::PassDone { number, proven, .. }, Some(pass))
+            (Record::Distrust { .. }, Some(pass)) if !pass.complete => {
+                pass.distrusted = true;
+                pass.done = Done::default();
+                self.summary(|pass| pass.distrusted = true);
+            }
+            (Record::Incomplete { why, .. }, _) if self.begin.is_some() => {
+                self.incomplete = Some(why.clone());
+            }
+            (Record::PassDone { number, proven, at }, Some(pass))
                 if *number == pass.begin.number =>
             {
                 pass.complete = true;
+                pass.proven |= *proven;
                 self.whole = true;
                 self.proving &= !*proven;
-                pass.proven |= *proven;
+                self.incomplete = None;
+                self.summary(|pass| {
+                    pass.ended = Some(*at);
+                    pass.proven |= *proven;
+                });
             }
             (Record::Prove { .. }, Some(_)) => self.proving = true,
             (Record::Proven { .. }, Some(pass)) if pass.complete => {
                 pass.proven = true;
                 self.proving = false;
+                self.summary(|pass| pass.proven = true);
             }
             _ => return Err(out_of_order(record)),
         }
         Ok(())
+    }
+
+    fn summary(&mut self, change: impl FnOnce(&mut PassSummary)) {
+        if let Some(pass) = self.passes.last_mut() {
+            change(pass);
+        }
     }
 }
 
@@ -100,6 +157,8 @@ fn out_of_order(record: &Record) -> Error {
         Record::Pass(_) => "pass",
         Record::Probe { .. } => "probe",
         Record::Barrier { .. } => "barrier",
+        Record::Distrust { .. } => "distrust",
+        Record::Incomplete { .. } => "incomplete",
         Record::Prove { .. } => "prove",
         Record::Proven { .. } => "proven",
         Record::PassDone { .. } => "pass-done",

@@ -6,7 +6,7 @@ use super::record::Record;
 use crate::error::{Error, Kind, Result};
 use rustix::fs::{FlockOperation, flock};
 use std::fs::{self, File, OpenOptions};
-use std::io::{Read, Seek, SeekFrom, Write};
+use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
@@ -52,6 +52,24 @@ impl Journal {
         };
         journal.cut(recovered.valid)?;
         Ok(journal)
+    }
+
+    /// What the journal at `path` tells, for people; `None` if there is none. Takes no lock and
+    /// changes nothing.
+    ///
+    /// # Errors
+    /// It is damaged, or cannot be read.
+    pub fn peek(path: &Path) -> Result<Option<History>> {
+        let doing = || format!("read the journal {}", path.display());
+        let mut file = match File::open(path) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(Error::io(doing(), error)),
+        };
+        let recovered = read(&mut file).map_err(|error| error.context(doing()))?;
+        History::of(&recovered.records)
+            .map(Some)
+            .map_err(|error| error.context(doing()))
     }
 
     /// What it tells so far.

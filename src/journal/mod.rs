@@ -24,7 +24,7 @@ mod record;
 mod view;
 
 pub use frame::{Recovered, recover};
-pub use history::{History, PassState};
+pub use history::{History, PassState, PassSummary};
 pub use log::{Journal, unique_id};
 pub use manifest::{Checkpoint, Manifest};
 pub use marks::{Mark, Marks};

@@ -27,6 +27,18 @@ pub enum Record {
         /// What this pass has dealt with.
         done: Done,
     },
+    /// The tracker of this pass left out a change: all of the disk is compared, from the beginning.
+    Distrust {
+        /// Where it was found out.
+        offset: u64,
+    },
+    /// Nobody goes on with this target as it is.
+    Incomplete {
+        /// Why, for people.
+        why: String,
+        /// Seconds since 1970, for people.
+        at: u64,
+    },
     /// Everything is to be read back and compared anew; what was proven before counts no more.
     Prove {
         /// Seconds since 1970, for people.

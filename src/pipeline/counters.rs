@@ -20,6 +20,10 @@ pub struct Counters {
     pub verified: AtomicU64,
     /// Everything below this offset has been dealt with in this pass.
     pub position: AtomicU64,
+    /// Bytes that this pass has to deal with; zero while that is not known.
+    pub goal: AtomicU64,
+    /// Bytes of them that have been dealt with.
+    pub dealt: AtomicU64,
     /// Requests that had to be repeated. The endpoints that repeat them count.
     pub retries: Arc<AtomicU64>,
     /// Nanoseconds that requests waited for the source.
@@ -33,6 +37,16 @@ pub struct Counters {
 }
 
 impl Counters {
+    /// Bytes that are left of a disk of `size` bytes: of the goal, if there is one that is known.
+    #[must_use]
+    pub fn left(&self, size: u64) -> u64 {
+        let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        match load(&self.goal) {
+            0 => size.saturating_sub(load(&self.position)),
+            goal => goal.saturating_sub(load(&self.dealt)),
+        }
+    }
+
     /// Adds to one counter.
     pub fn add(counter: &AtomicU64, amount: u64) {
         counter.fetch_add(amount, Ordering::Relaxed);
@@ -55,6 +69,8 @@ impl Counters {
             skipped: load(&self.skipped),
             verified: load(&self.verified),
             position: load(&self.position),
+            goal: load(&self.goal),
+            dealt: load(&self.dealt),
             retries: load(&self.retries),
             bottleneck: Bottleneck::of(
                 nanos(&self.source_wait),
@@ -81,10 +97,26 @@ pub struct Totals {
     pub verified: u64,
     /// Everything below has been dealt with.
     pub position: u64,
+    /// What this pass has to deal with; zero while that is not known.
+    pub goal: u64,
+    /// How much of it has been dealt with.
+    pub dealt: u64,
     /// Requests repeated.
     pub retries: u64,
     /// What the pass mostly waits for.
     pub bottleneck: Bottleneck,
+}
+
+impl Totals {
+    /// How much of how much is done, of a disk of `size` bytes: of what this pass has to deal with
+    /// if that is known, else of the disk.
+    #[must_use]
+    pub fn part(&self, size: u64) -> (u64, u64) {
+        match self.goal {
+            0 => (self.position, size),
+            goal => (self.dealt.min(goal), goal),
+        }
+    }
 }
 
 /// What a pass mostly waits for.

@@ -9,7 +9,9 @@
 //!  request.rs   one request: read, digest, find zeroes, write
 //!  known.rs     what the target holds already
 //!  pieces.rs    data and zeroes within a buffer           pure
-//!  pace.rs      --rate, and when a barrier is due         pure
+//!  rate.rs      bytes per second, shared by jobs
+//!  team.rs      request slots, so that jobs end together   pure
+//!  pace.rs      when a barrier is due                     pure
 //!  sizer.rs     how long a request should be              pure
 //!  ledger.rs    who records what is done
 //!  stop.rs      a signal asks for an orderly end
@@ -20,13 +22,17 @@ mod known;
 mod ledger;
 mod pace;
 mod pieces;
+mod rate;
 mod request;
 mod run;
 mod sizer;
 mod stop;
+mod team;
 
 pub use known::Known;
 pub use ledger::{Commit, Ledger};
+pub use rate::RateLimit;
 pub use run::{Planned, Setup, run};
 pub use sizer::RequestSize;
 pub use stop::{Stop, Stopper};
+pub use team::{Share, Team, shares};

@@ -1,4 +1,4 @@
-//! When things may happen: the rate limit, and the barriers. Pure: time comes in as a value.
+//! When the next barrier is due. Pure: time comes in as a value.
 
 use std::time::{Duration, Instant};
 
@@ -62,41 +62,9 @@ impl Barriers {
     }
 }
 
-/// Bytes per second, smoothed over a tenth of a second.
-#[derive(Debug)]
-pub(super) struct RateLimit {
-    bytes_per_second: u64,
-    /// When the bytes that were allowed so far are paid for.
-    paid: Instant,
-}
-
-impl RateLimit {
-    pub(super) fn new(bytes_per_second: u64, now: Instant) -> Self {
-        Self {
-            bytes_per_second: bytes_per_second.max(1),
-            paid: now,
-        }
-    }
-
-    /// Takes `bytes` into account; says how long to wait before sending them.
-    pub(super) fn take(&mut self, bytes: u64, now: Instant) -> Duration {
-        let burst = Duration::from_millis(100);
-        // Time that was not used is lost, but for a tenth of a second.
-        self.paid = self.paid.max(now.checked_sub(burst).unwrap_or(now));
-        let wait = self.paid.saturating_duration_since(now);
-        let nanos = u128::from(bytes).saturating_mul(1_000_000_000);
-        let cost = nanos
-            .checked_div(u128::from(self.bytes_per_second))
-            .unwrap_or(0);
-        let cost = Duration::from_nanos(u64::try_from(cost).unwrap_or(u64::MAX));
-        self.paid = self.paid.checked_add(cost).unwrap_or(self.paid);
-        wait
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use super::{BARRIER_BYTES, Barriers, RateLimit};
+    use super::{BARRIER_BYTES, Barriers};
     use std::time::{Duration, Instant};
 
     #[test]
@@ -133,32 +101,5 @@ mod tests {
         );
         barriers.ended();
         assert!(!barriers.must_wait());
-    }
-
-    #[test]
-    fn the_rate_holds_over_time_whatever_the_request_size() {
-        for request in [1000, 50_000, 900_000] {
-            let start = Instant::now();
-            let mut now = start;
-            let mut limit = RateLimit::new(1_000_000, start);
-            let mut sent = 0;
-            while now < start + Duration::from_secs(10) {
-                now += limit.take(request, now);
-                sent += request;
-            }
-            assert!(
-                (9_000_000..=12_000_000).contains(&sent),
-                "{sent} in steps of {request}"
-            );
-        }
-    }
-
-    #[test]
-    fn an_idle_hour_does_not_buy_an_hour_of_full_speed() {
-        let start = Instant::now();
-        let mut limit = RateLimit::new(1000, start);
-        let now = start + Duration::from_secs(3600);
-        limit.take(1000, now);
-        assert!(limit.take(1000, now) >= Duration::from_millis(800));
     }
 }

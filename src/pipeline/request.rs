@@ -3,6 +3,7 @@
 use super::counters::Counters;
 use super::known::Known;
 use super::pieces::{Piece, pieces};
+use super::rate::RateLimit;
 use crate::buffer::Budget;
 use crate::digest::{Algorithm, BLOCK, Digest};
 use crate::error::{Error, Kind, Result};
@@ -13,7 +14,7 @@ use crate::target::{Target, Zeroing};
 use bytes::Bytes;
 use std::ops::Range;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 const BLOCK_LEN: usize = 64 * 1024;
 const _: () = assert!(BLOCK_LEN as u64 == BLOCK);
@@ -30,6 +31,8 @@ pub(super) struct Shared {
     /// Zeroes need not be written: nothing but zeroes is there.
     pub(super) reads_zero: bool,
     pub(super) digest: Option<Algorithm>,
+    /// What is copied waits for all of them.
+    pub(super) rates: Vec<RateLimit>,
     /// Write only what differs from this.
     pub(super) known: Option<Arc<dyn Known>>,
 }
@@ -53,19 +56,21 @@ pub(super) enum Part {
     },
 }
 
-/// Does one request, after waiting `delay` for the rate limit.
-pub(super) async fn run(shared: Arc<Shared>, step: Step, delay: Duration) -> Result<Settled> {
-    if !delay.is_zero() {
-        tokio::time::sleep(delay).await;
-        Counters::spent(&shared.counters.limit_wait, delay);
-    }
+/// Does one request.
+pub(super) async fn run(shared: Arc<Shared>, step: Step) -> Result<Settled> {
     let parts = match step {
         Step::Zero(range) => {
             shared.claim(&[range]).await?;
             shared.zero(range).await?;
             vec![Part::Zero(range)]
         }
-        Step::Copy(range) => shared.copy(range).await?,
+        Step::Copy(range) => {
+            for rate in &shared.rates {
+                let waited = rate.pass(range.len()).await;
+                Counters::spent(&shared.counters.limit_wait, waited);
+            }
+            shared.copy(range).await?
+        }
     };
     Ok(Settled { step, parts })
 }

@@ -3,10 +3,12 @@
 use super::counters::Counters;
 use super::known::Known;
 use super::ledger::Ledger;
-use super::pace::{Barriers, RateLimit};
+use super::pace::Barriers;
+use super::rate::RateLimit;
 use super::request::{self, Part, Settled, Shared};
 use super::sizer::{RequestSize, Sizer};
 use super::stop::Stop;
+use super::team::Share;
 use crate::buffer::Budget;
 use crate::error::{Error, Kind, Result};
 use crate::extent::ByteRange;
@@ -71,8 +73,12 @@ pub struct Setup {
     pub reads_zero: bool,
     /// Write only blocks that differ from what is known here, which needs a ledger.
     pub known: Option<Arc<dyn Known>>,
-    /// Bytes per second.
-    pub rate: Option<u64>,
+    /// Bytes per second; may be shared with other jobs.
+    pub rates: Vec<RateLimit>,
+    /// Requests that other jobs need are not used; at most `requests` all the same.
+    pub share: Option<Share>,
+    /// Bytes of the disk.
+    pub size: u64,
     /// What an earlier run of this pass made durable.
     pub done: Done,
 }
@@ -119,7 +125,8 @@ struct Run<'a> {
     fed: u64,
     frontier: Frontier,
     sizer: Sizer,
-    rate: Option<RateLimit>,
+    share: Option<Share>,
+    size: u64,
     barriers: Barriers,
     began: Instant,
     requests: usize,
@@ -138,6 +145,7 @@ impl<'a> Run<'a> {
             zeroing: setup.zeroing,
             reads_zero: setup.reads_zero,
             digest: ledger.as_ref().map(|ledger| ledger.algorithm()),
+            rates: setup.rates,
             known: setup.known,
         };
         Self {
@@ -150,7 +158,8 @@ impl<'a> Run<'a> {
             fed: setup.done.below,
             frontier: Frontier::resume(&setup.done),
             sizer: Sizer::new(setup.request_size),
-            rate: setup.rate.map(|rate| RateLimit::new(rate, now)),
+            share: setup.share,
+            size: setup.size,
             barriers: Barriers::new(now),
             began: now,
             requests: setup.requests.max(1),
@@ -199,6 +208,7 @@ impl<'a> Run<'a> {
     fn enqueue(&mut self, planned: Planned) {
         self.fed = planned.window.end;
         Counters::add(&self.shared.counters.skipped, planned.skipped);
+        Counters::add(&self.shared.counters.dealt, planned.skipped);
         self.queue.extend(planned.steps);
         if self.queue.is_empty() {
             self.note_position();
@@ -207,31 +217,33 @@ impl<'a> Run<'a> {
 
     /// Sends out as much as may be out.
     fn dispatch(&mut self) {
-        while self.has_room() && !self.barriers.must_wait() {
+        let slots = self.slots();
+        while self.has_room(slots) && !self.barriers.must_wait() {
             let Some(step) = self.cut_next() else { break };
             let range = step.range();
             self.frontier.sent(range);
-            let delay = self.account(step);
+            if let Step::Copy(range) = step {
+                self.bytes_out = self.bytes_out.saturating_add(range.len());
+            }
             self.in_flight
-                .push(Box::pin(request::run(self.shared.clone(), step, delay)));
+                .push(Box::pin(request::run(self.shared.clone(), step)));
         }
     }
 
-    /// Takes a request into account that goes out now; says how long the rate limit holds it.
-    fn account(&mut self, step: Step) -> Duration {
-        let Step::Copy(range) = step else {
-            return Duration::ZERO;
-        };
-        self.bytes_out = self.bytes_out.saturating_add(range.len());
-        match &mut self.rate {
-            Some(rate) => rate.take(range.len(), Instant::now()),
-            None => Duration::ZERO,
+    /// Requests that may be in flight now.
+    fn slots(&self) -> usize {
+        match &self.share {
+            Some(share) => {
+                let left = self.shared.counters.left(self.size);
+                share.slots(left).min(self.requests)
+            }
+            None => self.requests,
         }
     }
 
-    fn has_room(&self) -> bool {
+    fn has_room(&self, slots: usize) -> bool {
         let out = self.in_flight.len();
-        out < self.requests && (out < ENOUGH_REQUESTS || self.bytes_out < ENOUGH_BYTES)
+        out < slots && (out < ENOUGH_REQUESTS || self.bytes_out < ENOUGH_BYTES)
     }
 
     /// The next request: the first step, or as much of it as a request may be long.
@@ -254,6 +266,7 @@ impl<'a> Run<'a> {
     fn settle(&mut self, settled: Settled) -> Result<()> {
         let Settled { step, parts } = settled;
         let range = step.range();
+        Counters::add(&self.shared.counters.dealt, range.len());
         if let Some(ledger) = &mut self.ledger {
             for part in &parts {
                 match part {

@@ -5,18 +5,21 @@
 //!  steps.rs      one window: what is known of it → the ordered work in it
 //!  ask.rs        where to ask the source what is zero
 //!  runs.rs       runs of blocks that something is true of
+//!  sample.rs     which blocks are looked at although nothing says that they changed
 //!  frontier.rs   which steps are out, and up to where everything is done
 //! ```
 
 mod ask;
 mod frontier;
 mod runs;
+mod sample;
 mod steps;
 mod window;
 
 pub use ask::worth_asking;
 pub use frontier::{Done, Frontier};
 pub use runs::runs;
+pub use sample::Sample;
 pub use steps::{Step, steps};
 pub use window::windows;
 

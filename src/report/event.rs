@@ -42,7 +42,7 @@ pub enum Event {
         elapsed: f64,
         /// Bytes read, or read back to be verified, per second; smoothed over a few seconds.
         throughput: u64,
-        /// Seconds until all of the disk is dealt with; null while there is nothing to go by.
+        /// Seconds until all that this run has to do is done; null while there is nothing to go by.
         eta: Option<f64>,
     },
     /// Everything up to here is durable and recorded.

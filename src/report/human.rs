@@ -247,7 +247,7 @@ impl Status<'_> {
     fn part(&self) -> (u64, u64) {
         match self.verifying {
             Some(all) => (self.totals.verified, all),
-            None => (self.totals.position, self.size),
+            None => self.totals.part(self.size),
         }
     }
 

@@ -11,6 +11,7 @@ const MEMORY: Duration = Duration::from_secs(4);
 pub struct Meter {
     moved: Rate,
     advance: Rate,
+    dealt: Rate,
 }
 
 /// How fast a pass is, and how long it will take.
@@ -18,7 +19,7 @@ pub struct Meter {
 pub struct Pace {
     /// Bytes read from the source, or read back to be verified, per second.
     pub throughput: u64,
-    /// Time until all of the disk is dealt with. `None` while there is nothing to go by.
+    /// Time until all is dealt with. `None` while there is nothing to go by.
     pub left: Option<Duration>,
 }
 
@@ -27,10 +28,13 @@ impl Meter {
     pub fn observe(&mut self, elapsed: Duration, totals: &Totals, size: u64) -> Pace {
         let moved = totals.read.saturating_add(totals.verified);
         let throughput = self.moved.observe(elapsed, moved);
-        let advance = self.advance.observe(elapsed, totals.position);
+        let position = self.advance.observe(elapsed, totals.position);
+        let dealt = self.dealt.observe(elapsed, totals.dealt);
+        let (done, of) = totals.part(size);
+        let advance = if totals.goal == 0 { position } else { dealt };
         Pace {
             throughput,
-            left: time_for(size.saturating_sub(totals.position), advance),
+            left: time_for(of.saturating_sub(done), advance),
         }
     }
 }
@@ -108,6 +112,20 @@ mod tests {
             assert_eq!(pace.throughput, 1000);
             assert_eq!(pace.left, Some(at(10_000 - tick * 500)));
         }
+    }
+
+    #[test]
+    fn a_delta_is_measured_by_what_changed_and_not_by_where_it_is() {
+        let mut meter = Meter::default();
+        let of_changes = |dealt, position| Totals {
+            goal: 4000,
+            dealt,
+            position,
+            ..Totals::default()
+        };
+        meter.observe(at(0), &of_changes(0, 0), 1 << 40);
+        let pace = meter.observe(at(1000), &of_changes(1000, 1 << 39), 1 << 40);
+        assert_eq!(pace.left, Some(at(3000)));
     }
 
     #[test]

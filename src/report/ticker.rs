@@ -88,6 +88,8 @@ fn later(before: Totals, now: Totals) -> Totals {
         skipped: now.skipped.max(before.skipped),
         verified: now.verified.max(before.verified),
         position: now.position.max(before.position),
+        goal: now.goal,
+        dealt: now.dealt.max(before.dealt),
         retries: now.retries.max(before.retries),
         bottleneck: now.bottleneck,
     }

@@ -238,6 +238,19 @@ impl Target for FileTarget {
         synced.map_err(|error| Error::io(format!("flush {}", self.name), error))
     }
 
+    async fn is_hole(&self, range: ByteRange) -> Result<bool> {
+        let data = self
+            .queue
+            .run(move |disk| disk.next_data(range.start))
+            .await;
+        match data {
+            Ok(data) => Ok(data.is_none_or(|data| data >= range.end)),
+            // The file system cannot tell.
+            Err(error) if error.kind() == io::ErrorKind::InvalidInput => Ok(false),
+            Err(error) => Err(self.failed("map", range.start, error)),
+        }
+    }
+
     async fn read_back(&self, offset: u64, buffer: Buffer) -> Result<Buffer> {
         let range = ByteRange::at(offset, buffer.len() as u64);
         check_bounds("read back", &self.name, range, self.size)?;

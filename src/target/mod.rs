@@ -136,6 +136,15 @@ pub trait Target: fmt::Debug + Send + Sync {
     /// The range is past the end, or the target cannot be read.
     async fn read_back(&self, offset: u64, buffer: Buffer) -> Result<Buffer>;
 
+    /// Whether `range` is known to take no space and so to read as zeroes, after a flush.
+    ///
+    /// # Errors
+    /// It cannot tell now.
+    async fn is_hole(&self, range: ByteRange) -> Result<bool> {
+        let _ = range;
+        Ok(false)
+    }
+
     /// Makes the target whole under its final name, after the last flush. Called once, last.
     ///
     /// # Errors

@@ -221,6 +221,10 @@ impl<T: Target> Target for FaultyTarget<T> {
         Ok(buffer)
     }
 
+    async fn is_hole(&self, range: ByteRange) -> Result<bool> {
+        self.inner.is_hole(range).await
+    }
+
     async fn finalize(&self) -> Result<()> {
         if self.faults.meet(Op::Finalize).await? {
             return Ok(());

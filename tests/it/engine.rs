@@ -89,7 +89,9 @@ fn setup(source: Arc<dyn Source>, target: Arc<dyn Target>, done: Done) -> Setup 
         zeroing: Zeroing::Unmap,
         reads_zero: false,
         known: None,
-        rate: None,
+        rates: Vec::new(),
+        share: None,
+        size: SIZE,
         done,
     }
 }

@@ -10,6 +10,7 @@
 )]
 
 mod badinput;
+mod certificate;
 mod cli;
 mod engine;
 mod delta;

@@ -73,9 +73,8 @@ pub(super) async fn copy(options: &Options, ends: &Ends) -> Result<()> {
         From::Stream(stream) => {
             let (request, budget) = (copy.request(None), copy.budget());
             let mut context = Context {
-                reporter: Arc::new(Silent),
                 counters: copy.counters.clone(),
-                stop: Stop::never(),
+                ..Context::new(Arc::new(Silent), Stop::never())
             };
             let running = job::copy_stream(stream, &copy.target, &budget, request, &mut context);
             copy.watch(running, shown, 0).await?
@@ -136,7 +135,9 @@ impl Copy<'_> {
             },
             reads_zero: self.reads_zero,
             known: None,
-            rate: None,
+            rates: Vec::new(),
+            share: None,
+            size: shape.size,
             done: Done::default(),
         };
         pipeline::run(setup, feed, None, Stop::never()).await

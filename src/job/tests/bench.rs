@@ -33,6 +33,17 @@ impl Reporter for Heard {
     }
 }
 
+impl Heard {
+    pub(super) fn warnings(&self) -> Vec<String> {
+        let events = self.0.lock().unwrap();
+        let warnings = events.iter().filter_map(|event| match event {
+            Event::Warning { message } => Some(message.clone()),
+            _ => None,
+        });
+        warnings.collect()
+    }
+}
+
 /// A disk, its copy and the journal of the passes.
 pub(super) struct Bench {
     pub(super) source: MemSource,
@@ -102,6 +113,7 @@ impl Bench {
             overwrite: false,
             allow_sector_mismatch: false,
             verify: Some(false),
+            distrust_ppm: 0,
             digest: Algorithm::Xxh3,
             tuning: Tuning {
                 request_size: Some(65536),
@@ -113,11 +125,7 @@ impl Bench {
     }
 
     pub(super) fn context(&self, stop: Stop) -> Context {
-        Context {
-            reporter: self.heard.clone(),
-            counters: Arc::default(),
-            stop,
-        }
+        Context::new(self.heard.clone(), stop)
     }
 
     /// A pass with what the options say, onto a target with faults.
@@ -155,6 +163,8 @@ impl Bench {
             number: prepare::number(&start, &history),
             whole: history.whole,
             proving: history.proving,
+            distrusted: prepare::distrusted(&start, &history),
+            seed: 7,
             start,
             journal: Some(Arc::new(Mutex::new(journal))),
             target,

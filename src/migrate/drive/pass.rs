@@ -164,6 +164,7 @@ fn options(
         allow_sector_mismatch: scene.plan.allow_sector_mismatch,
         // Proof is a step of its own.
         verify: Some(false),
+        distrust_ppm: 0,
         digest: scene.plan.digest,
         tuning: scene.tuning(),
         zeroes: Zeroes::default(),

@@ -192,10 +192,10 @@ impl Scene {
 
     /// The surroundings of a job on one disk.
     pub(super) fn context(&self, disk: &str, counters: &Arc<Counters>, stop: &Stop) -> Context {
+        let reporter = Arc::new(OfDisk::new(disk, self.reporter.clone()));
         Context {
-            reporter: Arc::new(OfDisk::new(disk, self.reporter.clone())),
             counters: counters.clone(),
-            stop: stop.clone(),
+            ..Context::new(reporter, stop.clone())
         }
     }
 }

@@ -1,0 +1,208 @@
+//! From one end of the disk to the other: what feeds the pipeline in a pass, and what it runs on.
+
+use super::claims::Claims;
+use super::copy::Job;
+use super::decide::Start;
+use super::doubts::Doubts;
+use super::feed::{Ahead, Feed};
+use super::ledger::{JobLedger, append};
+use super::options::{Baseline, Tuning};
+use crate::digest::BLOCK;
+use crate::error::{Error, Kind, Result};
+use crate::journal::Record;
+use crate::pipeline::{Known, Ledger, RequestSize, Setup, Share, run};
+use crate::plan::{Done, Sample, Shape};
+use crate::target::{Target, Untouched, Zeroing};
+use std::future::pending;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, OnceLock};
+
+/// The planner looks at this much of a disk at a time.
+const WINDOW: u64 = 1 << 30;
+
+/// Changes that lie this close are read as one.
+const COALESCE: u64 = BLOCK;
+
+impl Job<'_> {
+    /// Whether blocks must be claimed before they are written: there is something to be unsure of.
+    pub(super) fn claims_blocks(&self) -> bool {
+        self.whole && self.journal.is_some()
+    }
+
+    /// Copies what there is to copy. A tracker that is caught leaving out a change is believed no
+    /// more: then all of the disk is compared, from the beginning. Says whether that is so.
+    pub(super) async fn copy(
+        &self,
+        done: Done,
+        mut ledger: Option<&mut JobLedger>,
+    ) -> Result<bool> {
+        let caught = Arc::default();
+        if self.grain() > BLOCK && self.compares() {
+            let what = "blocks of 64 KiB are compared, and the target only takes longer ones";
+            return Err(Error::new(Kind::Unsupported, what));
+        }
+        let swept = self.sweep(done, ledger.as_deref_mut(), self.compares(), &caught);
+        match (swept.await, caught.get()) {
+            (Err(_), Some(offset)) => {
+                self.distrust(*offset)?;
+                self.sweep(Done::default(), ledger, true, &caught).await?;
+                Ok(true)
+            }
+            (swept, _) => swept.map(|()| self.distrusted),
+        }
+    }
+
+    /// Whether all is read and only what differs is written.
+    fn compares(&self) -> bool {
+        self.distrusted || self.options.pass.changes_since == Some(Baseline::Digest)
+    }
+
+    /// Requests begin on digest blocks, and on units of the target.
+    fn grain(&self) -> u64 {
+        BLOCK.max(self.target.limits().align.into())
+    }
+
+    /// From here on all is compared, also after a crash.
+    pub(super) fn distrust(&self, offset: u64) -> Result<()> {
+        self.context.warn(format!(
+            "the tracker left out a change at offset {offset:#x}: it is not believed any more, and \
+             all of the disk is read and compared"
+        ));
+        match &self.journal {
+            Some(journal) => append(journal, &Record::Distrust { offset }),
+            None => Ok(()),
+        }
+    }
+
+    async fn sweep(
+        &self,
+        done: Done,
+        ledger: Option<&mut JobLedger>,
+        compare: bool,
+        caught: &Arc<OnceLock<u64>>,
+    ) -> Result<()> {
+        let claims = self.claims(ledger.as_deref());
+        let known = claims.clone().filter(|_| compare);
+        let feed = Feed {
+            source: self.opened.source.clone(),
+            tracker: self.opened.tracker.clone().filter(|_| !compare),
+            shape: Shape {
+                size: self.size(),
+                grain: self.grain(),
+                window: WINDOW,
+                coalesce: COALESCE,
+            },
+            done: done.to_set(),
+            ask_extents: self.options.zeroes.extents,
+            ahead: match claims.clone() {
+                None => Ahead::Nothing,
+                Some(known) if compare => Ahead::Compare(known),
+                Some(known) => Ahead::Claim(known),
+            },
+            doubts: claims
+                .filter(|_| !compare)
+                .and_then(|known| self.doubts(known, caught)),
+        };
+        let ledger = ledger.map(|ledger| ledger as &mut dyn Ledger);
+        let goal = self.goal(feed.clone(), done.bytes());
+        let (setup, stop) = (self.setup(done, known), self.context.stop.clone());
+        tokio::select! {
+            biased;
+            outcome = run(setup, feed.stream(), ledger, stop) => outcome?,
+            error = goal => return error,
+        }
+        // What was planned may have been joined or split a little otherwise than was foreseen.
+        let counters = &self.context.counters;
+        if counters.goal.load(Ordering::Relaxed) > 0 {
+            let dealt = counters.dealt.load(Ordering::Relaxed);
+            counters.goal.store(dealt, Ordering::Relaxed);
+        }
+        Ok(())
+    }
+
+    /// Finds out how much there is to do, while the pass runs already. Ends only if it fails.
+    async fn goal(&self, feed: Feed, done: u64) -> Result<()> {
+        let counters = self.context.counters.clone();
+        let before = counters.dealt.load(Ordering::Relaxed);
+        let total = match feed.tracker {
+            Some(_) => feed.total().await?,
+            None => self.size().saturating_sub(done),
+        };
+        let goal = before.saturating_add(total);
+        counters.goal.store(goal, Ordering::Relaxed);
+        pending().await
+    }
+
+    /// What must be told before blocks are written: there is something to be unsure of.
+    fn claims(&self, ledger: Option<&JobLedger>) -> Option<Arc<dyn Known>> {
+        let ledger = ledger.filter(|ledger| ledger.claimed)?;
+        Some(Arc::new(Claims::new(ledger.manifest.view())))
+    }
+
+    /// The user doubts the tracker.
+    fn doubts(&self, known: Arc<dyn Known>, caught: &Arc<OnceLock<u64>>) -> Option<Doubts> {
+        let ppm = self.options.distrust_ppm;
+        self.opened.tracker.as_ref().filter(|_| ppm > 0)?;
+        Some(Doubts {
+            sample: Sample {
+                seed: self.seed.wrapping_add(self.number.into()),
+                ppm,
+            },
+            source: self.opened.source.clone(),
+            known,
+            algorithm: self.options.digest,
+            budget: self.budget.clone(),
+            counters: self.context.counters.clone(),
+            caught: caught.clone(),
+        })
+    }
+
+    fn share(&self) -> Option<Share> {
+        let team = self.context.shared.team.as_ref()?;
+        Some(team.join(self.context.counters.left(self.size())))
+    }
+
+    fn setup(&self, done: Done, known: Option<Arc<dyn Known>>) -> Setup {
+        let zeroes = &self.options.zeroes;
+        let untouched = self.target.untouched() == Untouched::Zero || zeroes.target_is_zero;
+        Setup {
+            source: self.opened.source.clone(),
+            target: self.target.clone(),
+            budget: self.budget.clone(),
+            counters: self.context.counters.clone(),
+            requests: self.options.tuning.requests,
+            request_size: request_size(&self.options.tuning, &*self.target),
+            grain: self.grain(),
+            // What is not a whole unit of the target cannot be left out by itself.
+            sparse: match zeroes.sparse {
+                0 => 0,
+                sparse => sparse.max(self.target.limits().align),
+            },
+            zeroing: if zeroes.allocated {
+                Zeroing::Allocate
+            } else {
+                Zeroing::Unmap
+            },
+            // Only a pass that nothing went before can rely on it: a resumed one may have left
+            // data where the source has zeroes by now.
+            reads_zero: untouched && self.start == Start::Fresh,
+            known,
+            rates: self.context.rates(&self.options.tuning),
+            share: self.share(),
+            size: self.size(),
+            done,
+        }
+    }
+}
+
+/// As the user says, or adaptive within what both ends can take.
+fn request_size(tuning: &Tuning, target: &dyn Target) -> RequestSize {
+    let max = target.limits().max.clamp(64 << 10, 2 << 20);
+    match tuning.request_size {
+        Some(size) => RequestSize::Fixed(size),
+        None => RequestSize::Adaptive {
+            start: 1 << 20,
+            max,
+        },
+    }
+}
