@@ -82,7 +82,7 @@ fn a_difference_is_refused_by_the_name_of_its_parent() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(2000))]
+    #![proptest_config(ProptestConfig::with_cases(500))]
 
     #[test]
     fn a_damaged_image_neither_panics_nor_grows(

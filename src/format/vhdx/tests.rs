@@ -258,7 +258,7 @@ fn a_file_that_is_cut_off_anywhere_is_an_error() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(150))]
+    #![proptest_config(ProptestConfig::with_cases(60))]
 
     #[test]
     fn a_damaged_image_neither_panics_nor_grows(
