@@ -1,7 +1,7 @@
 //! A qcow2 image as target, version 3: uncompressed, or every cluster compressed.
 //!
 //! Writes come in any order, so a cluster gets its place in the file when its data arrive; the
-//! file only grows. Tables are kept in memory up to a few MiB ([`blocks`]), and the header, without
+//! file only grows. Tables are kept in memory up to a few MiB (`blocks.rs`), and the header, without
 //! which nothing is an image, is written last. Until then the file has another name: a copy that
 //! is cut short leaves no image that looks whole, and is begun again. There is no journal of it.
 //!

@@ -222,7 +222,7 @@ mod tests {
         let entry = |index: usize| u64::from_le_bytes(*bytes[index * 8..].first_chunk().unwrap());
         assert_eq!(
             [entry(0), entry(1), entry(2), entry(3)],
-            [0, 5 * MIB | 6, 4 * MIB | 6, 0]
+            [0, (5 * MIB) | 6, (4 * MIB) | 6, 0]
         );
     }
 }

@@ -1,7 +1,7 @@
 //! A stream-optimized VMDK as target: what OVF and OVA files hold, and what vSphere imports.
 //!
 //! Grains of 64 KiB are compressed by all processors as they come, and appended in the order of the
-//! disk ([`turn`](super::turn)), so that the file can be read forward from its start. It gets its
+//! disk (`turn.rs`), so that the file can be read forward from its start. It gets its
 //! name when it is whole and durable; there is no journal of it.
 //!
 //! ```text
