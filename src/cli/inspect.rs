@@ -149,21 +149,10 @@ async fn inspect(address: &Address, reading: &Reading, tuning: &Tuning) -> Resul
         warnings.push(sector_warning(sector, logical));
     }
     let copy = copy_onto(address, &mut warnings);
-    let (mut exports, mut contexts) = (Vec::new(), Vec::new());
-    if let (Address::Nbd(uri), Some(client)) = (address, &client) {
-        match list(Endpoint::Uri(uri.parse()?), Timeouts::default()).await {
-            Ok(listings) => {
-                for listing in listings {
-                    if listing.listed.name == client.export().name {
-                        contexts = listing.export.map_or(Vec::new(), |export| export.contexts);
-                    } else {
-                        exports.push(listing.listed.name);
-                    }
-                }
-            }
-            Err(error) => warnings.push(error.line()),
-        }
-    }
+    let (exports, contexts) = match (address, &client) {
+        (Address::Nbd(uri), Some(client)) => others(uri, client, &mut warnings).await?,
+        _ => Default::default(),
+    };
     let export = client.as_ref().map(|client| export_facts(client, contexts));
     Ok(Found {
         address: address.to_string(),
@@ -189,6 +178,28 @@ async fn inspect(address: &Address, reading: &Reading, tuning: &Tuning) -> Resul
         copy,
         warnings,
     })
+}
+
+/// The other exports of a server, and the contexts of this one.
+async fn others(
+    uri: &str,
+    client: &Client,
+    warnings: &mut Vec<String>,
+) -> Result<(Vec<String>, Vec<String>)> {
+    let (mut exports, mut contexts) = (Vec::new(), Vec::new());
+    match list(Endpoint::Uri(uri.parse()?), Timeouts::default()).await {
+        Ok(listings) => {
+            for listing in listings {
+                if listing.listed.name == client.export().name {
+                    contexts = listing.export.map_or(Vec::new(), |export| export.contexts);
+                } else {
+                    exports.push(listing.listed.name);
+                }
+            }
+        }
+        Err(error) => warnings.push(error.line()),
+    }
+    Ok((exports, contexts))
 }
 
 /// What a journal tells of a copy onto this disk.
