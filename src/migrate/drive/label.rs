@@ -3,12 +3,14 @@
 use super::scene::Scene;
 use crate::address::Address;
 use crate::error::{Error, Result};
+use crate::job::label_incomplete;
+use crate::job::options::JournalPlace;
 use crate::migrate::phase::Event;
 use std::ffi::OsString;
 use std::fs;
 use std::path::PathBuf;
 
-/// Says of each target that it is not whole: in the job directory, and beside a target that is a
+/// Says of each target that it is not whole: in its journal, in the job directory, and beside a target that is a
 /// file. A device has no place for a label that would not be taken for the disk's own content.
 ///
 /// # Errors
@@ -24,6 +26,11 @@ pub(super) fn incomplete(scene: &Scene) -> Result<Event> {
     }
     scene.book.store.replace("INCOMPLETE", text.as_bytes())?;
     for (disk, begun) in scene.plan.disks.iter().zip(&record.disks) {
+        let place = JournalPlace::Path(scene.book.store.journal(&disk.name));
+        // A target that is gone needs no label, and must not keep the source from being cleaned.
+        if let Err(error) = label_incomplete(&disk.target, &place, "the migration was cancelled") {
+            scene.warn(format!("disk {}: {}", disk.name, error.line()));
+        }
         let Address::Path(path) = &disk.target else {
             continue;
         };
