@@ -15,6 +15,9 @@ const RECENT: usize = 3;
 /// once, so the VM seems to change more slowly than it would between passes that follow each other.
 const REMEMBERED: usize = 10;
 
+/// Passes that follow each other at once, at most: if they have not done it, more will not.
+pub const ROUNDS: u32 = 8;
+
 /// Per cent by which a forecast may be wrong, while none was judged yet.
 const UNJUDGED: u64 = 50;
 
@@ -34,7 +37,7 @@ pub struct Forecast {
     pub next: Option<Estimate>,
     /// The outage, if the VM were made quiet now; how long that itself takes is the guest's affair.
     pub outage: Option<Estimate>,
-    /// What the outage could be brought down to by passes that follow each other at once.
+    /// What the outage could be brought down to by [`ROUNDS`] passes that follow each other at once.
     pub best_outage: Option<Estimate>,
 }
 
@@ -114,8 +117,9 @@ pub fn forecast(passes: &[PassRecord], since: Duration, live: Option<&[u64]>) ->
     }
 }
 
-/// What the outage comes to when each pass begins as soon as the one before has ended: the pass
-/// that takes as long as what it copies took to change.
+/// What the outage comes to when each of [`ROUNDS`] passes begins as soon as the one before has
+/// ended. No more of them are looked ahead: a VM that changes nearly as fast as it is copied would
+/// get anywhere in the end, and a small error in either speed is then a large one in the outcome.
 fn best(
     cycle: Option<&Cost>,
     bytes: Option<u64>,
@@ -124,7 +128,7 @@ fn best(
 ) -> Option<Estimate> {
     let (cycle, mut bytes, rate) = (cycle?, bytes?, rate?);
     // A VM that outruns its copy: no pass makes the next one shorter.
-    let rounds = if rate < cycle.throughput { 500 } else { 0 };
+    let rounds = if rate < cycle.throughput { ROUNDS } else { 0 };
     for _ in 0..rounds {
         let next = share(rate, cycle.millis(bytes), 1000);
         if next == bytes {

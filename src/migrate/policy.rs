@@ -2,7 +2,7 @@
 //!
 //! What is *safe* is the business of `phase`; here is only decided what is *wanted*.
 
-use super::forecast::Forecast;
+use super::forecast::{Forecast, ROUNDS};
 use super::plan::Cutover;
 use crate::report::{bytes, seconds};
 use std::time::Duration;
@@ -13,9 +13,6 @@ const WORTH: u64 = 10;
 /// Before a cutover that was asked for: in per cent, and no less than the time below.
 const WORTH_BEFORE_CUTOVER: u64 = 30;
 const WORTH_TIME: Duration = Duration::from_secs(2);
-
-/// Passes that follow each other at once, at most: if they have not done it, more will not.
-const ROUNDS: u32 = 8;
 
 /// What the decision is made of.
 #[derive(Clone, Debug)]
