@@ -135,23 +135,25 @@ impl Emulator {
     /// The guests of a daemon are gone.
     #[track_caller]
     pub(crate) fn drop_guests(&mut self) {
-        while let Some(id) = self
-            .ids("query-block-exports")
-            .find(|id| id.starts_with("guest"))
-        {
-            let mode = json!({"id": id, "mode": "hard"});
-            if self.export_is_ending(&id) {
+        // Told to go only as long as it was not: whether it is there, and whether it is ending, must
+        // come from one look.
+        while let Some((id, ending)) = self.a_guest() {
+            if ending {
                 thread::yield_now();
             } else {
-                self.ask("block-export-del", &mode);
+                self.ask("block-export-del", &json!({"id": id, "mode": "hard"}));
             }
         }
     }
 
-    fn export_is_ending(&mut self, id: &str) -> bool {
+    /// The export of some guest, and whether it is ending.
+    fn a_guest(&mut self) -> Option<(String, bool)> {
         let exports = self.ask("query-block-exports", &json!({}));
-        let mut exports = exports.as_array().unwrap().iter();
-        exports.any(|export| export["id"] == id && export["shutting-down"] == true)
+        exports.as_array().unwrap().iter().find_map(|export| {
+            let id = export["id"].as_str().unwrap();
+            let ending = export["shutting-down"] == true;
+            id.starts_with("guest").then(|| (id.to_owned(), ending))
+        })
     }
 
     /// Writes through the device of a machine, as its guest would.
