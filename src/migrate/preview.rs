@@ -59,7 +59,7 @@ pub struct DiskPreview {
 /// # Errors
 /// The VM cannot be reached, a disk is not there, or a target cannot take it.
 pub async fn preview(plan: &Plan) -> Result<Preview> {
-    let guest = plan.guest.connect(plan, &unique_id()).await?;
+    let guest = plan.guest.connect(plan, &unique_id(), None).await?;
     let facts = guest.disks().await?;
     let mut disks = Vec::new();
     for disk in &plan.disks {

@@ -212,7 +212,7 @@ impl VsphereGuest {
     fn address(&self, disk: &Disk, snapshot: &Moref) -> Result<Address> {
         let server = &self.options.vm.server;
         let mut keys: Vec<(&str, String)> = vec![
-            ("file", disk.file.clone()),
+            ("disk", disk.file.clone()),
             ("snapshot", snapshot.value.clone()),
         ];
         let thumbprint = self.machine.session().thumbprint();
@@ -228,7 +228,7 @@ impl VsphereGuest {
             .into_iter()
             .map(|(key, value)| format!("{key}={}", encoded(&value)));
         let text = format!(
-            "vddk://{}@{}/{}?{}",
+            "vddk://{}@{}/moref={}?{}",
             encoded(&server.user),
             server.authority(),
             encoded(&self.machine.on().value),

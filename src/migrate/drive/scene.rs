@@ -112,7 +112,9 @@ impl Scene {
             return Ok(guest);
         }
         let id = self.book.look(|record| record.id.clone());
-        let guest = self.plan.guest.connect(&self.plan, &id).await?;
+        let directory = Some(self.book.directory());
+        let reaching = self.plan.guest.connect(&self.plan, &id, directory);
+        let guest = reaching.await?;
         *self.guest.lock().unwrap_or_else(PoisonError::into_inner) = Some(guest.clone());
         Ok(guest)
     }

@@ -3,12 +3,14 @@
 //! A kind is one file and one line in [`KINDS`].
 //!
 //! ```text
-//!  qmp.rs   a running QEMU, over its QMP socket
-//!  nbd.rs   points in time that somebody else makes, told or by a command of the user
+//!  qmp.rs       a running QEMU, over its QMP socket
+//!  vsphere.rs   a VM in vSphere, over the API of its vCenter or host
+//!  nbd.rs       points in time that somebody else makes, told or by a command of the user
 //! ```
 
 mod nbd;
 mod qmp;
+mod vsphere;
 
 use super::plan::Plan;
 use crate::changes::guest::Guest;
@@ -17,10 +19,15 @@ use async_trait::async_trait;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use std::fmt;
+use std::path::Path;
 use std::sync::Arc;
 
 /// Every kind of guest.
-const KINDS: &[Kind] = &[Kind::of("qmp", qmp::read), Kind::of("nbd", nbd::read)];
+const KINDS: &[Kind] = &[
+    Kind::of("qmp", qmp::read),
+    Kind::of("vsphere", vsphere::read),
+    Kind::of("nbd", nbd::read),
+];
 
 /// A kind of guest: its name in the plan, and what it makes of the rest.
 struct Kind {
@@ -41,10 +48,17 @@ pub trait Reach: fmt::Debug + Send + Sync {
     fn describe(&self) -> String;
 
     /// Connects. `id` tags what is made on the VM; it is the same for every process of a migration.
+    /// `directory` is the migration's, for what must outlive this process; there is none for a look
+    /// at the VM.
     ///
     /// # Errors
     /// The VM cannot be reached, or the plan asks of it what it cannot do.
-    async fn connect(&self, plan: &Plan, id: &str) -> Result<Arc<dyn Guest>>;
+    async fn connect(
+        &self,
+        plan: &Plan,
+        id: &str,
+        directory: Option<&Path>,
+    ) -> Result<Arc<dyn Guest>>;
 }
 
 /// The VM behind `options` of a kind.

@@ -14,6 +14,7 @@ use async_trait::async_trait;
 use serde::Deserialize;
 use serde_json::Value;
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -48,7 +49,12 @@ impl Reach for Nbd {
         format!("command {}", self.command.join(" "))
     }
 
-    async fn connect(&self, plan: &Plan, id: &str) -> Result<Arc<dyn Guest>> {
+    async fn connect(
+        &self,
+        plan: &Plan,
+        id: &str,
+        _directory: Option<&Path>,
+    ) -> Result<Arc<dyn Guest>> {
         Ok(Arc::new(Commanded {
             nbd: self.clone(),
             disks: plan.disks.clone(),

@@ -9,7 +9,7 @@ use crate::report::parse_bytes;
 use async_trait::async_trait;
 use serde::Deserialize;
 use serde_json::Value;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// What the plan says of it.
@@ -83,7 +83,12 @@ impl Reach for Socket {
         format!("QMP at {}", self.socket.display())
     }
 
-    async fn connect(&self, plan: &Plan, id: &str) -> Result<Arc<dyn Guest>> {
+    async fn connect(
+        &self,
+        plan: &Plan,
+        id: &str,
+        _directory: Option<&Path>,
+    ) -> Result<Arc<dyn Guest>> {
         let disks = plan.disks.iter().map(disk).collect();
         let mut options = QmpOptions::new(&self.socket, id, &self.scratch, disks);
         options.nbd = self.nbd.clone();

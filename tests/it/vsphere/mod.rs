@@ -5,12 +5,14 @@
 //!  session.rs   sessions that end, and that are ended
 //!  changes.rs   changed areas, page by page, and a vCenter that lies
 //!  guest.rs     points of a migration: snapshots made, found again and removed
+//!  plan.rs      a migration by a plan
 //!  warm.rs      the whole way, disk by disk and pass by pass, down to the last byte
 //! ```
 
 mod changes;
 mod guest;
 mod look;
+mod plan;
 mod session;
 mod warm;
 
