@@ -427,6 +427,7 @@ fn no_file_names_a_machine() {
     assert_none(&complaints);
 }
 
+#[cfg(test)]
 mod the_rules_themselves {
     use super::{
         code_only, empty_name, machine_path, misplaced_unsafe, modules_used, no_header, too_long,

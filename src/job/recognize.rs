@@ -64,7 +64,7 @@ pub(super) async fn recognize(
             "the source differs from what was copied where its tracker says unchanged",
         )
         .at(at)
-        .hint("is this the same disk, and was it tracked since before the last pass?")),
+        .hint("is this the same disk, and was its bitmap or other tracking begun before the last pass?")),
         first => Ok(first),
     }
 }

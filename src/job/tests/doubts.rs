@@ -48,6 +48,26 @@ fn a_tracker_that_is_caught_is_believed_no_more_and_all_is_compared() {
 }
 
 #[test]
+fn a_change_that_was_left_out_where_disks_are_recognized_makes_no_other_disk_of_it() {
+    let (bench, tracker) = lied_about(&[9]);
+    let sound = Faults::default();
+    let run = |ppm| {
+        let options = doubting(&bench, ppm);
+        block_on(bench.run(&options, Some(&tracker), &sound, Stop::never()))
+    };
+    assert_eq!(run(0).unwrap_err().kind(), Kind::Refused);
+    assert!(run(1).unwrap().distrusted);
+    bench.assert_same("after the pass");
+
+    let (bench, tracker) = lied_about(&[]);
+    (0..BLOCKS).for_each(|number| bench.fill(number, 100));
+    let options = doubting(&bench, 1_000_000);
+    let other = block_on(bench.run(&options, Some(&tracker), &sound, Stop::never()));
+    let kind = other.unwrap_err().kind();
+    assert_eq!(kind, Kind::Refused, "all differs: another disk");
+}
+
+#[test]
 fn a_tracker_that_tells_all_is_believed_and_one_that_nobody_doubts_too() {
     let (bench, tracker) = lied_about(&[30]);
     let options = doubting(&bench, 0);

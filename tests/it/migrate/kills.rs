@@ -54,14 +54,15 @@ fn one(rng: &mut Rng, most: u32, phases: &mut BTreeMap<String, u32>) -> u32 {
         let status = stage.status();
         let phase = status["phase"].as_str().unwrap_or("nothing").to_owned();
         *phases.entry(phase).or_default() += 1;
-        if status["durable"].as_u64().unwrap_or(0) >= 2 && status["cutover"] == false {
+        if status["durable"].as_u64().unwrap_or(0) >= 2 && status["cutover"] != true {
             // Nobody drives: it is recorded, unless it has begun already.
             stage.steer("cutover");
         }
     }
     let run = stage.migrate();
-    if stage.status()["cutover"] == false {
+    if stage.status()["cutover"] != true {
         stage.until_durable(1);
+        // Refused if it is over by now.
         stage.steer("cutover");
     }
     stage.finish(run).ok();
