@@ -41,7 +41,7 @@ pub struct Grain {
     pub packed: Bytes,
 }
 
-/// A stream that is being read. See the [module](self).
+/// A stream that is being read.
 #[derive(Debug)]
 pub struct Forward {
     /// What came in and was not used.

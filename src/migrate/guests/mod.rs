@@ -1,6 +1,6 @@
 //! Kinds of guests: how each is called in a plan, and how its VM is reached.
 //!
-//! A kind is one file and one line in [`KINDS`].
+//! A kind is one file and one line in `KINDS`.
 //!
 //! ```text
 //!  qmp.rs       a running QEMU, over its QMP socket

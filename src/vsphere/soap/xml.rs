@@ -40,10 +40,10 @@ pub enum BadXml {
     /// An entity that only a document type could have defined.
     #[error("unknown entity &{0};")]
     Entity(String),
-    /// More than [`DEPTH_MAX`].
+    /// More than `DEPTH_MAX`.
     #[error("elements are nested more than {DEPTH_MAX} deep")]
     TooDeep,
-    /// More than [`ELEMENTS_MAX`].
+    /// More than `ELEMENTS_MAX`.
     #[error("it has more than {ELEMENTS_MAX} elements")]
     TooMany,
     /// No element, or text where there can be none.

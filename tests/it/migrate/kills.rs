@@ -38,7 +38,7 @@ fn one(rng: &mut Rng, most: u32, phases: &mut BTreeMap<String, u32>) -> u32 {
     let mut killed = 0;
     while killed < most {
         let mut run = stage.migrate();
-        let mut left = 20 + rng.below(if killed % 3 == 0 { 1500 } else { 400 });
+        let mut left = 20 + rng.below(if killed % 3 == 0 { 3000 } else { 400 });
         while left > 0 && run.is_running() {
             stage.quiet_if_wanted();
             let nap = left.min(5);

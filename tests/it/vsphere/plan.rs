@@ -11,7 +11,7 @@ fn a_plan_takes_a_vm_from_its_vcenter_to_the_certificate() {
     let plan = format!(
         "vm: web01\nguest:\n  vsphere:\n    address: {:?}\n    vddk: {{libdir: {:?}, plugin: {:?}}}\n\
          disks:\n  - {{name: root, source: {:?}, target: {:?}}}\n\
-         precopy-interval: 1s\ncutover: {{when: {{downtime-below: 1h}}}}\n",
+         precopy-interval: 1s\ncutover: {{at: 2020-01-01T00:00:00Z}}\n",
         address(&vcenter, &room.state()),
         vcenter.libdir(),
         Vcenter::plugin(),
