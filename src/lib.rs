@@ -5,6 +5,7 @@
 
 pub mod cli;
 pub mod demo;
+pub mod kubernetes;
 pub mod importer;
 pub mod migrate;
 pub mod job;

@@ -21,8 +21,21 @@ const ARROWS: &[(&str, &[&str])] = &[
     (
         "cli",
         &[
-            "demo", "importer", "migrate", "job", "report", "changes", "vsphere", "plan",
-            "pipeline", "journal", "source", "format", "target", "nbd",
+            "demo",
+            "kubernetes",
+            "importer",
+            "migrate",
+            "job",
+            "report",
+            "changes",
+            "vsphere",
+            "plan",
+            "pipeline",
+            "journal",
+            "source",
+            "format",
+            "target",
+            "nbd",
         ],
     ),
     (
@@ -31,6 +44,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "job", "report", "changes", "journal", "source", "target", "nbd",
         ],
     ),
+    ("kubernetes", &["migrate"]),
     (
         "importer",
         &[

@@ -29,6 +29,7 @@ mod migrate;
 mod nbdcopy;
 mod open;
 mod output;
+mod plan;
 mod scan;
 mod serve;
 mod speed;
@@ -63,6 +64,7 @@ const COMMANDS: &[Entry] = &[
     Entry::of::<steer::Hold>(),
     Entry::of::<steer::Resume>(),
     Entry::of::<steer::Cancel>(),
+    Entry::of::<plan::Plan>(),
     Entry::of::<serve::Serve>(),
     Entry::of::<demo::Demo>(),
     Entry::of::<importer::Importer>(),

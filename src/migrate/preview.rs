@@ -97,6 +97,21 @@ pub async fn preview(plan: &Plan) -> Result<Preview> {
     })
 }
 
+/// Bytes of each disk of a plan, in its order.
+///
+/// # Errors
+/// The VM cannot be reached, or a disk is not there.
+pub async fn sizes(plan: &Plan) -> Result<Vec<u64>> {
+    let guest = plan.guest.connect(plan, &unique_id(), None).await?;
+    let facts = guest.disks().await?;
+    let size = |disk: &Disk| {
+        let fact = facts.iter().find(|fact| fact.name == disk.name);
+        fact.map(|fact| fact.size)
+            .ok_or_else(|| Error::new(Kind::Refused, format!("the VM has no disk {}", disk.name)))
+    };
+    plan.disks.iter().map(size).collect()
+}
+
 fn tracking(disk: &Disk, fact: &DiskFacts) -> String {
     match disk.digest_only {
         true => "digests: every pass reads all of it".to_owned(),

@@ -19,6 +19,7 @@ mod demo;
 mod faults;
 mod formats;
 mod issued;
+mod jobs;
 mod migrate;
 mod nvme;
 mod pod;

@@ -14,12 +14,12 @@ mod vsphere;
 
 use super::plan::Plan;
 use crate::changes::guest::Guest;
-use crate::error::Result;
+use crate::error::{Error, Kind as Failure, Result};
 use async_trait::async_trait;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use std::fmt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// Every kind of guest.
@@ -47,6 +47,15 @@ pub trait Reach: fmt::Debug + Send + Sync {
     /// How it is reached, for people.
     fn describe(&self) -> String;
 
+    /// What a pod must have to reach it.
+    ///
+    /// # Errors
+    /// It cannot be reached from a pod.
+    fn needs(&self) -> Result<Needs> {
+        let what = format!("{} is not reached over a network", self.describe());
+        Err(Error::new(Failure::Unsupported, what))
+    }
+
     /// Connects. `id` tags what is made on the VM; it is the same for every process of a migration.
     /// `directory` is the migration's, for what must outlive this process; there is none for a look
     /// at the VM.
@@ -59,6 +68,19 @@ pub trait Reach: fmt::Debug + Send + Sync {
         id: &str,
         directory: Option<&Path>,
     ) -> Result<Arc<dyn Guest>>;
+}
+
+/// What a pod must have to reach a guest.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Needs {
+    /// The server that is asked, and read from: `HOST:PORT`.
+    pub server: String,
+    /// Files with secrets and certificates.
+    pub files: Vec<PathBuf>,
+    /// Variables with secrets.
+    pub variables: Vec<String>,
+    /// Where VMware's library is.
+    pub library: Option<PathBuf>,
 }
 
 /// The VM behind `options` of a kind.

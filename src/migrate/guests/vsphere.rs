@@ -1,12 +1,14 @@
 //! A VM in vSphere, over the API of its vCenter or host; disks are read by VDDK.
 
-use super::Reach;
+use super::{Needs, Reach};
 use crate::changes::guest::Guest;
 use crate::changes::vsphere::{Options, VsphereGuest};
-use crate::error::Result;
+use crate::error::{Error, Kind, Result};
 use crate::migrate::plan::Plan;
+use crate::secret::Place;
 use crate::vsphere::locator::Locator;
 use crate::vsphere::snapshots::{Patience, Quiescing};
+use crate::vsphere::trust::Trust;
 use async_trait::async_trait;
 use serde::Deserialize;
 use serde_json::Value;
@@ -49,6 +51,27 @@ pub(super) fn read(options: &Value) -> Result<Arc<dyn Reach>, String> {
 impl Reach for Vsphere {
     fn describe(&self) -> String {
         self.vm.to_string()
+    }
+
+    fn needs(&self) -> Result<Needs> {
+        let server = &self.vm.server;
+        let mut needs = Needs {
+            server: server.authority(),
+            library: self.written.vddk.get("libdir").map(Into::into),
+            ..Needs::default()
+        };
+        match &server.password {
+            Place::File(path) => needs.files.push(path.clone()),
+            Place::Environment(name) => needs.variables.push(name.clone()),
+            Place::Descriptor(_) => {
+                let what = format!("the password of {} comes from an open descriptor", self.vm);
+                return Err(Error::new(Kind::Unsupported, what).hint("use password-file"));
+            }
+        }
+        if let Trust::Authority(path) = &server.trust {
+            needs.files.push(path.clone());
+        }
+        Ok(needs)
     }
 
     async fn connect(

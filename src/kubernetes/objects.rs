@@ -1,0 +1,109 @@
+//! Jobs, claims and ConfigMaps. Pure.
+
+use super::pod;
+use super::wish::{Goal, Migration, Wish};
+use crate::error::{Error, Kind, Result};
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+
+/// Claims are whole MiB, as storage gives them.
+const UNIT: u64 = 1 << 20;
+
+/// What a migration keeps: 17 bytes for each 64 KiB of disk, and a little more.
+const STATE: &str = "1Gi";
+
+/// How often a pod is started again: with waits that double, for more than an hour.
+const RESTARTS: u32 = 12;
+
+fn metadata(name: &str, wish: &Wish) -> Value {
+    let mut metadata = json!({"name": name, "labels": pod::labels()});
+    if let (Some(namespace), Some(metadata)) = (&wish.namespace, metadata.as_object_mut()) {
+        metadata.insert("namespace".to_owned(), namespace.clone().into());
+    }
+    metadata
+}
+
+/// The plans, as files of `/plan`.
+pub(super) fn plan_map(name: &str, wish: &Wish, files: &BTreeMap<String, String>) -> Value {
+    json!({
+        "apiVersion": "v1",
+        "kind": "ConfigMap",
+        "metadata": metadata(&format!("{name}-plan"), wish),
+        "data": files,
+    })
+}
+
+fn claim(name: &str, wish: &Wish, mode: &str, size: &str) -> Value {
+    json!({
+        "apiVersion": "v1",
+        "kind": "PersistentVolumeClaim",
+        "metadata": metadata(name, wish),
+        "spec": {
+            "accessModes": ["ReadWriteOnce"],
+            "volumeMode": mode,
+            "storageClassName": wish.storage_class,
+            "resources": {"requests": {"storage": size}},
+        },
+    })
+}
+
+/// A block volume for each disk whose target is a device.
+pub(super) fn claims(migration: &Migration, wish: &Wish) -> Result<Vec<Value>> {
+    let mut found = Vec::new();
+    for (at, (disk, goal)) in migration.goals()?.into_iter().enumerate() {
+        if !matches!(goal, Goal::Block(_)) {
+            continue;
+        }
+        let unknown = || {
+            Error::new(
+                Kind::Io,
+                format!("the size of disk {} is not known", disk.name),
+            )
+        };
+        let size = migration.sizes.get(at).ok_or_else(unknown)?;
+        let size = size.div_ceil(UNIT);
+        found.push(claim(
+            &migration.claim(disk),
+            wish,
+            "Block",
+            &format!("{size}Mi"),
+        ));
+    }
+    Ok(found)
+}
+
+/// A file system for the journals, and what else must outlive a pod.
+pub(super) fn state_claim(name: &str, wish: &Wish) -> Value {
+    claim(&format!("{name}-state"), wish, "Filesystem", STATE)
+}
+
+/// One VM.
+pub(super) fn job(migration: &Migration, wish: &Wish) -> Result<Value> {
+    Ok(json!({
+        "apiVersion": "batch/v1",
+        "kind": "Job",
+        "metadata": metadata(&migration.name(), wish),
+        "spec": {
+            "backoffLimit": RESTARTS,
+            "template": pod::of_one(migration, wish)?,
+        },
+    }))
+}
+
+/// All VMs of a server.
+pub(super) fn indexed_job(name: &str, migrations: &[&Migration], wish: &Wish) -> Result<Value> {
+    let count = migrations.len();
+    Ok(json!({
+        "apiVersion": "batch/v1",
+        "kind": "Job",
+        "metadata": metadata(name, wish),
+        "spec": {
+            "completionMode": "Indexed",
+            "completions": count,
+            "parallelism": wish.per_host.clamp(1, count.max(1)),
+            "backoffLimitPerIndex": RESTARTS,
+            "maxFailedIndexes": count,
+            "template": pod::of_index(name, migrations, wish)?,
+        },
+    }))
+}
