@@ -4,7 +4,7 @@ use crate::address::{Address, split_words};
 use crate::digest::Algorithm;
 use crate::error::Result;
 use crate::job::options::Baseline;
-pub(super) use crate::report::parse_bytes as size;
+pub(super) use crate::report::{parse_bytes as size, parse_ppm as ppm};
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use std::ffi::OsString;
 
@@ -75,23 +75,6 @@ pub(super) fn count(word: &str) -> Result<usize, String> {
         Ok(count) if count > 1024 => Err("at most 1024".to_owned()),
         Ok(count) => Ok(count),
         Err(_) => Err("not a number".to_owned()),
-    }
-}
-
-/// A percentage with up to four decimals, in millionths.
-pub(super) fn ppm(word: &str) -> Result<u32, String> {
-    let word = word.strip_suffix('%').unwrap_or(word);
-    let (whole, part) = word.split_once('.').unwrap_or((word, "0"));
-    let digits = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
-    if !digits(whole) || !digits(part) || part.len() > 4 {
-        return Err("not a percentage with at most four decimals".to_owned());
-    }
-    let number: u32 = format!("{whole}{part:0<4}")
-        .parse()
-        .map_err(|_| "too large".to_owned())?;
-    match number {
-        0..=1_000_000 => Ok(number),
-        _ => Err("at most 100".to_owned()),
     }
 }
 

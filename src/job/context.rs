@@ -18,6 +18,9 @@ pub struct Context {
     pub stop: Stop,
     /// What it shares with other jobs.
     pub shared: Shared,
+    /// Whoever runs it decides what becomes of a pass whose tracker is no use: it fails with
+    /// [`Untracked`](super::Untracked). Else all of the disk is compared once it left out a change.
+    pub steered: bool,
 }
 
 /// What the jobs of one VM, or of one host, share. By default nothing.
@@ -40,6 +43,7 @@ impl Context {
             counters: Arc::default(),
             stop,
             shared: Shared::default(),
+            steered: false,
         }
     }
 

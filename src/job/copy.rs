@@ -83,7 +83,7 @@ impl Job<'_> {
             self.probe().await?;
         }
         if let Some(offset) = self.recognize(ledger.as_ref()).await? {
-            self.distrust(offset)?;
+            self.caught(offset)?;
             (self.distrusted, done) = (true, Done::default());
         }
         let ticker = self.ticker();
@@ -307,7 +307,7 @@ impl Job<'_> {
         if self.whole {
             recognize_target(&self.target, &view, self.size(), &self.budget).await?;
         }
-        let doubted = self.options.distrust_ppm > 0;
+        let doubted = self.options.distrust_ppm > 0 || self.context.steered;
         match &self.opened.tracker {
             Some(tracker) if !self.distrusted => {
                 let source = &self.opened.source;

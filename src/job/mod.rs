@@ -8,6 +8,7 @@
 //!  recognize.rs   is this the disk that was copied before?
 //!  feed.rs        asks source and tracker, and plans
 //!  doubts.rs      does the tracker tell all?
+//!  untracked.rs   a tracker that is no use, told to a caller that knows what to do instead
 //!  claims.rs      says durably which blocks are about to be written
 //!  ledger.rs      records progress in journal and manifest
 //!  sectors.rs     will the guest find its partitions?
@@ -45,6 +46,7 @@ pub mod serve;
 mod standing;
 mod stream;
 mod sweep;
+mod untracked;
 mod verify;
 
 #[cfg(test)]
@@ -58,4 +60,5 @@ pub use place::state_directory;
 pub use prove::Scope;
 pub use standing::{Standing, label_incomplete, standing};
 pub use stream::copy as copy_stream;
+pub use untracked::Untracked;
 pub use verify::{VerifyOptions, prove, verify};

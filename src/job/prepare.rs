@@ -6,6 +6,8 @@ use super::decide::{Start, Wanted, decide};
 use super::open::{self, How, Opened};
 use super::options::{Baseline, CopyOptions, ImageFormat, JournalPlace};
 use super::place::journal_path;
+use super::untracked::{Telling, cannot_tell};
+use crate::changes::Tracker;
 use crate::endpoint::Identity;
 use crate::error::{Error, Kind, Result};
 use crate::journal::{History, Journal};
@@ -29,7 +31,7 @@ pub(super) async fn attempt(
             false => super::stream::run(stream, options, context).await,
         };
     }
-    let opened = open::source(options, &context.counters).await?;
+    let opened = opened(options, &context).await?;
     let found = open::find_target(&options.target, opened.source.size())?;
     // An image gets its header last: one that was cut short cannot be continued.
     let place = match options.making.format {
@@ -75,6 +77,22 @@ pub(super) async fn attempt(
         began,
     };
     job.run().await
+}
+
+/// The source, and its tracker.
+async fn opened(options: &CopyOptions, context: &Context) -> Result<Opened> {
+    let opened = open::source(options, &context.counters).await;
+    let tracked = !matches!(options.pass.changes_since, None | Some(Baseline::Digest));
+    if !context.steered || !tracked {
+        return opened;
+    }
+    // Whether it is the source or its tracker that is not as it must be, shows when the source is
+    // opened without.
+    let mut opened = opened.map_err(cannot_tell)?;
+    opened.tracker = opened
+        .tracker
+        .map(|tracker| Arc::new(Telling(tracker)) as Arc<dyn Tracker>);
+    Ok(opened)
 }
 
 /// Refuses what cannot be done with a target that is made as an image.

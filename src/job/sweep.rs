@@ -7,6 +7,7 @@ use super::doubts::Doubts;
 use super::feed::{Ahead, Feed};
 use super::ledger::{JobLedger, append};
 use super::options::{Baseline, Tuning};
+use super::untracked::Untracked;
 use crate::digest::BLOCK;
 use crate::error::{Error, Kind, Result};
 use crate::journal::Record;
@@ -44,7 +45,7 @@ impl Job<'_> {
         let swept = self.sweep(done, ledger.as_deref_mut(), self.compares(), &caught);
         match (swept.await, caught.get()) {
             (Err(_), Some(offset)) => {
-                self.distrust(*offset)?;
+                self.caught(*offset)?;
                 self.sweep(Done::default(), ledger, true, &caught).await?;
                 Ok(true)
             }
@@ -62,16 +63,20 @@ impl Job<'_> {
         BLOCK.max(self.target.limits().align.into())
     }
 
-    /// From here on all is compared, also after a crash.
-    pub(super) fn distrust(&self, offset: u64) -> Result<()> {
+    /// From here on all is compared, also after a crash; by another pass, if whoever runs this one
+    /// wants to decide that.
+    pub(super) fn caught(&self, offset: u64) -> Result<()> {
+        if let Some(journal) = &self.journal {
+            append(journal, &Record::Distrust { offset })?;
+        }
+        if self.context.steered {
+            return Err(Untracked::LeftOut(offset).into_error());
+        }
         self.context.warn(format!(
             "the tracker left out a change at offset {offset:#x}: it is not believed any more, and \
              all of the disk is read and compared"
         ));
-        match &self.journal {
-            Some(journal) => append(journal, &Record::Distrust { offset }),
-            None => Ok(()),
-        }
+        Ok(())
     }
 
     async fn sweep(

@@ -33,6 +33,8 @@ pub(super) struct Live {
     pub(super) retries: u64,
     /// What is being tried again, and why.
     pub(super) trying: Option<String>,
+    /// How often tracking was lost, disk by disk.
+    pub(super) lost: Vec<u64>,
 }
 
 impl Board {
@@ -40,6 +42,7 @@ impl Board {
         let live = Live {
             ended: record.disks.iter().map(|_| Totals::default()).collect(),
             waited: record.disks.iter().map(|_| [0; 4]).collect(),
+            lost: record.disks.iter().map(|_| 0).collect(),
             ..Live::default()
         };
         Self(Mutex::new(live))

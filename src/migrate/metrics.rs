@@ -84,6 +84,34 @@ impl Numbers {
         )
     }
 
+    fn tracking(&self, to: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let disks = || self.record.disks.iter().enumerate();
+        let lost: Vec<Line<'_>> = disks()
+            .map(|(i, disk)| {
+                let times = self.live.lost.get(i).copied().unwrap_or(0);
+                (vec![("disk", disk.name.as_str())], float(times))
+            })
+            .collect();
+        counter(
+            to,
+            "diskferry_tracking_lost",
+            "Times that what tells changes could not be relied on",
+            &lost,
+        )?;
+        let believed: Vec<Line<'_>> = disks()
+            .map(|(_, disk)| {
+                let believed = u64::from(disk.untracked.is_none());
+                (vec![("disk", disk.name.as_str())], float(believed))
+            })
+            .collect();
+        gauge(
+            to,
+            "diskferry_tracking_believed",
+            "0 while all of a disk is compared because its changes cannot be told",
+            &believed,
+        )
+    }
+
     fn place(&self, to: &mut DescriptorEncoder<'_>) -> fmt::Result {
         let state = &self.record.state;
         let phase = name(state.phase());
@@ -192,6 +220,7 @@ impl Numbers {
 impl Collector for Numbers {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
         self.counters(&mut encoder)?;
+        self.tracking(&mut encoder)?;
         self.place(&mut encoder)?;
         self.forecast(&mut encoder)
     }

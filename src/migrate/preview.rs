@@ -69,7 +69,7 @@ pub async fn preview(plan: &Plan) -> Result<Preview> {
         disks.push(DiskPreview {
             name: disk.name.clone(),
             size: fact.size,
-            tracking: tracking(disk, fact),
+            tracking: tracking(plan, disk, fact),
             target: disk.target.to_string(),
             target_size: check_target(disk, fact.size).await?,
         });
@@ -112,10 +112,17 @@ pub async fn sizes(plan: &Plan) -> Result<Vec<u64>> {
     plan.disks.iter().map(size).collect()
 }
 
-fn tracking(disk: &Disk, fact: &DiskFacts) -> String {
-    match disk.digest_only {
-        true => "digests: every pass reads all of it".to_owned(),
-        false => fact.tracking.clone(),
+fn tracking(plan: &Plan, disk: &Disk, fact: &DiskFacts) -> String {
+    match (disk.digest_only, plan.distrust_ppm) {
+        (true, _) => "digests: every pass reads all of it".to_owned(),
+        (false, 0) => fact.tracking.clone(),
+        (false, ppm) => {
+            let percent = f64::from(ppm) / 1e4;
+            format!(
+                "{}, and {percent} % of what it calls unchanged is compared",
+                fact.tracking
+            )
+        }
     }
 }
 

@@ -55,6 +55,20 @@ pub struct DiskRecord {
     pub begun: u32,
     /// The newest point that is complete on it.
     pub complete: u32,
+    /// Why what tells its changes cannot be relied on, if so: all of it is compared.
+    #[serde(default)]
+    pub untracked: Option<Untracked>,
+}
+
+/// Why what tells a disk's changes cannot be relied on.
+#[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Untracked {
+    /// For people.
+    pub why: String,
+    /// It left out a change, and is never believed again. Else: until a pass of the disk is
+    /// complete, which tracking begins anew with.
+    pub for_good: bool,
 }
 
 /// A pass over all disks.
@@ -136,6 +150,7 @@ impl Record {
             size: 0,
             begun: 0,
             complete: 0,
+            untracked: None,
         });
         Self {
             version: VERSION,
@@ -257,6 +272,32 @@ impl Record {
             }
         }
         self.state = next;
+    }
+
+    /// What tells the changes of a disk cannot be relied on. Says whether that was not known.
+    pub fn lose_tracking(&mut self, disk: usize, why: &str, for_good: bool) -> bool {
+        let Some(disk) = self.disks.get_mut(disk) else {
+            return false;
+        };
+        let known = disk.untracked.as_ref();
+        if known.is_some_and(|known| known.for_good || !for_good) {
+            return false;
+        }
+        disk.untracked = Some(Untracked {
+            why: why.to_owned(),
+            for_good,
+        });
+        true
+    }
+
+    /// A disk is complete up to a point.
+    pub fn complete(&mut self, disk: usize, point: u32) {
+        if let Some(disk) = self.disks.get_mut(disk) {
+            disk.complete = point;
+            // All of it was compared, and what tells changes from this point on is another bitmap,
+            // or another id.
+            disk.untracked = disk.untracked.take().filter(|untracked| untracked.for_good);
+        }
     }
 
     /// Another process takes over.

@@ -3,7 +3,7 @@
 use super::board::Live;
 use super::forecast::Forecast;
 use super::phase::Phase;
-use super::record::{Outage, PassRecord, Record};
+use super::record::{Outage, PassRecord, Record, Untracked};
 use crate::report::{Event, bytes, seconds};
 use serde::{Deserialize, Serialize};
 use std::fmt::Write;
@@ -78,6 +78,8 @@ pub struct DiskStatus {
     pub retries: u64,
     /// Bytes that change per second.
     pub dirty_rate: Option<u64>,
+    /// Why what tells its changes cannot be relied on, if so: all of it is compared.
+    pub untracked: Option<Untracked>,
 }
 
 impl Status {
@@ -101,6 +103,7 @@ impl Status {
                 position: totals.position,
                 retries: totals.retries,
                 dirty_rate: forecast.disks.get(i).and_then(|disk| disk.dirty_rate),
+                untracked: disk.untracked.clone(),
             }
         });
         let passes = record.passes.len().saturating_sub(PASSES);
@@ -259,6 +262,24 @@ impl Status {
                     seconds(Duration::try_from_secs_f64(next).unwrap_or_default())
                 ),
             );
+        }
+        self.notes(text);
+    }
+
+    /// What is out of the ordinary.
+    fn notes(&self, text: &mut String) {
+        let mut line = |what: &str, value: &str| {
+            let _ = writeln!(text, "  {what:<10} {value}");
+        };
+        for disk in &self.disks {
+            if let Some(Untracked { why, for_good }) = &disk.untracked {
+                let long = if *for_good { "every pass" } else { "this pass" };
+                let name = &disk.name;
+                line(
+                    "tracking",
+                    &format!("LOST of {name}: {why}; {long} compares all of it"),
+                );
+            }
         }
         let notes = [
             ("quiet", &self.quiet),

@@ -65,6 +65,26 @@ pub fn seconds(time: Duration) -> String {
     }
 }
 
+/// A percentage with up to four decimals, in millionths: `0.5`, `5%`.
+///
+/// # Errors
+/// For people: it is none.
+pub fn parse_ppm(word: &str) -> Result<u32, String> {
+    let word = word.strip_suffix('%').unwrap_or(word);
+    let (whole, part) = word.split_once('.').unwrap_or((word, "0"));
+    let digits = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    if !digits(whole) || !digits(part) || part.len() > 4 {
+        return Err("not a percentage with at most four decimals".to_owned());
+    }
+    let number: u32 = format!("{whole}{part:0<4}")
+        .parse()
+        .map_err(|_| "too large".to_owned())?;
+    match number {
+        0..=1_000_000 => Ok(number),
+        _ => Err("at most 100".to_owned()),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::{bytes, seconds};

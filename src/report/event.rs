@@ -117,6 +117,17 @@ pub enum Event {
         /// What would help, if the outage cannot be as short as wanted.
         advice: Option<String>,
     },
+    /// What tells a disk's changes cannot be relied on: all of the disk is read and compared instead.
+    TrackingLost {
+        /// The disk.
+        disk: String,
+        /// The point in time up to which changes were wanted.
+        point: u32,
+        /// Why.
+        why: String,
+        /// For this pass and all later ones; else until a pass of this disk is complete.
+        for_good: bool,
+    },
     /// A command of the user was run.
     Hook {
         /// Which one: `before-snapshot` and so on.

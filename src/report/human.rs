@@ -133,6 +133,10 @@ impl<W: Write + Send> Reporter for Human<W> {
                 state.verifying = Some(*bytes);
             }
             Event::Warning { message } => self.line(&format!("diskferry: warning: {message}")),
+            // Also where little is told: it is a warning.
+            Event::TrackingLost { .. } => {
+                self.line(&format!("diskferry: warning: {}", sentence(event)));
+            }
             Event::Failed { message, .. } => {
                 self.bar.finish_and_clear();
                 self.line(&format!("diskferry: {message}"));

@@ -23,7 +23,7 @@ mod pace;
 mod story;
 mod ticker;
 
-pub use amount::{bytes, parse_bytes, seconds};
+pub use amount::{bytes, parse_bytes, parse_ppm, seconds};
 pub use disk::OfDisk;
 pub use event::{Event, Reporter};
 pub use exposition::serve_metrics;

@@ -30,6 +30,22 @@ pub(super) fn sentence(event: &Event) -> Option<String> {
             let code = code.map_or("a signal".to_owned(), |code| format!("code {code}"));
             format!("hook {hook}: ended with {code} after {}", span(*elapsed))
         }
+        Event::TrackingLost {
+            disk,
+            point,
+            why,
+            for_good,
+        } => {
+            let long = if *for_good {
+                " and every later one"
+            } else {
+                ""
+            };
+            format!(
+                "disk {disk}, point {point}: TRACKING LOST: {why}; in this pass{long} all of the \
+                 disk is read, and what differs is written"
+            )
+        }
         Event::Migrated { .. } => migrated(event)?,
         _ => return None,
     })

@@ -42,11 +42,8 @@ pub(super) async fn act(
             since,
             again,
         } => last(scene, state, (number, since, again), halt).await,
-        Action::Pass {
-            number,
-            kind,
-            digest,
-        } => pass::run(scene, number, kind, digest, halt).await,
+        // Which lists are not relied on is recorded disk by disk.
+        Action::Pass { number, kind, .. } => pass::run(scene, number, kind, halt).await,
         Action::Release { number } => {
             let call = async |guest: &dyn Guest| guest.release(number).await;
             scene.ask("release the snapshot", halt, call).await?;
@@ -161,24 +158,13 @@ async fn frozen(
     halt: Stop,
 ) -> Result<Event> {
     let now = book::now();
-    for (point, disk) in points.iter_mut().zip(&scene.plan.disks) {
-        if disk.digest_only && point.since.is_some() {
-            point.since = Some(Baseline::Digest);
-        }
-    }
-    for point in &points {
-        if let Some(lost) = &point.lost {
-            scene.warn(format!(
-                "disk {}: tracking was lost ({lost}); all of it is read, and what differs is written",
-                point.name
-            ));
-        }
-    }
     let expected = expected.filter(|_| state.kind != PassKind::Full);
     scene
         .book
         .change(|record| record.freeze(state.point, state.kind, now, expected))?;
-    let changed = measure::changed(scene, &points, halt).await?;
+    compare(scene, &mut points)?;
+    let changed = measure::changed(scene, &mut points, halt).await?;
+    compare(scene, &mut points)?;
     scene.book.change(|record| {
         for (disk, changed) in record.pass.disks.iter_mut().zip(&changed) {
             disk.changed = *changed;
@@ -187,6 +173,24 @@ async fn frozen(
     let answer = measure::verdict(&points, &changed);
     scene.set_points(points);
     Ok(Event::Snapshotted(answer))
+}
+
+/// Has all of a disk compared where what tells its changes cannot be relied on.
+fn compare(scene: &Scene, points: &mut [Point]) -> Result<()> {
+    for (i, point) in points.iter_mut().enumerate() {
+        let planned = scene.plan.disks.get(i);
+        // Nobody relies on it.
+        if planned.is_some_and(|disk| disk.digest_only) {
+            point.lost = None;
+        }
+        if let Some(lost) = &point.lost {
+            scene.lose_tracking(i, lost, false)?;
+        }
+        if point.since.is_some() && scene.compares(i) {
+            point.since = Some(Baseline::Digest);
+        }
+    }
+    Ok(())
 }
 
 async fn quiesce(scene: &Scene, halt: Stop) -> Result<Event> {

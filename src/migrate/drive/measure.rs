@@ -14,23 +14,35 @@ use futures_util::future::try_join_all;
 /// The list is asked for this much of a disk at a time.
 const WINDOW: u64 = 1 << 30;
 
-/// Bytes that each disk's list names; `None` where there is no list.
+/// Bytes that each disk's list names; `None` where there is no list. A list that cannot be told is
+/// noted as [`lost`](Point::lost).
 ///
 /// # Errors
-/// A list cannot be read, or `halt` came.
+/// A disk cannot be read, or `halt` came.
 pub(super) async fn changed(
     scene: &Scene,
-    points: &[Point],
+    points: &mut [Point],
     mut halt: Stop,
 ) -> Result<Vec<Option<u64>>> {
-    let each = points.iter().map(|point| async {
+    let each = points.iter_mut().map(|point| async {
         let counted = count(scene, point).await;
-        counted.map_err(|error| error.context(format!("disk {}", point.name)))
+        match counted {
+            Err(error) if tells_nothing(error.kind()) => {
+                point.lost = Some(error.line());
+                Ok(None)
+            }
+            counted => counted.map_err(|error| error.context(format!("disk {}", point.name))),
+        }
     });
     tokio::select! {
         counted = try_join_all(each) => counted,
         () = halt.requested() => Err(interrupted()),
     }
+}
+
+/// Whether the failure is the list's own, and not of the way to it.
+fn tells_nothing(kind: Kind) -> bool {
+    matches!(kind, Kind::Refused | Kind::Unsupported | Kind::Corrupt)
 }
 
 /// What the lists say together.

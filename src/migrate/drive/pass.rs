@@ -6,8 +6,8 @@ use super::scene::{Scene, interrupted, raw};
 use crate::changes::Baseline;
 use crate::changes::guest::{Guest, Point};
 use crate::error::{Error, Kind, Result};
-use crate::job;
 use crate::job::options::{CopyOptions, JournalPlace, Making, Pass, Zeroes};
+use crate::job::{self, Outcome, Untracked};
 use crate::migrate::phase::{Event, PassKind};
 use crate::migrate::record::waited_for;
 use crate::pipeline::counters::Counters;
@@ -22,15 +22,10 @@ use tokio::task::JoinSet;
 ///
 /// # Errors
 /// `Interrupted` if `halt` came; or a disk failed for good. What is durable is not copied again.
-pub(super) async fn run(
-    scene: &Scene,
-    number: u32,
-    kind: PassKind,
-    digest: bool,
-    halt: Stop,
-) -> Result<Event> {
+pub(super) async fn run(scene: &Scene, number: u32, kind: PassKind, halt: Stop) -> Result<Event> {
     let began = Instant::now();
-    let copied = copy_all(scene, number, kind, digest, halt.clone()).await;
+    let mut lost = Vec::new();
+    let copied = copy_all(scene, number, kind, &mut lost, halt.clone()).await;
     let copying = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
     scene.book.change(|record| {
         record.pass.copying = record.pass.copying.saturating_add(copying);
@@ -55,14 +50,41 @@ pub(super) async fn run(
             return Ok(Event::NotQuiet(failed.line()));
         }
     }
-    Err(failed)
+    // Only of a point that stood: another moment's bytes say nothing against the list.
+    let Some(Untold { why, .. }) = lost.first() else {
+        return Err(failed);
+    };
+    let why = why.clone();
+    for untold in lost {
+        scene.lose_tracking(untold.disk, &untold.why, untold.for_good)?;
+    }
+    Ok(Event::TrackingLost(why))
+}
+
+/// A disk whose tracker was no use.
+struct Untold {
+    disk: usize,
+    why: String,
+    for_good: bool,
+}
+
+impl Untold {
+    /// What made a disk's pass fail, if it was its tracker.
+    fn of(disk: usize, error: &Error) -> Option<Self> {
+        let found = Untracked::of(error)?;
+        Some(Self {
+            disk,
+            why: found.to_string(),
+            for_good: found.for_good(),
+        })
+    }
 }
 
 async fn copy_all(
     scene: &Scene,
     number: u32,
     kind: PassKind,
-    digest: bool,
+    lost: &mut Vec<Untold>,
     mut halt: Stop,
 ) -> Result<()> {
     let record = scene.book.record();
@@ -83,7 +105,7 @@ async fn copy_all(
         {
             continue;
         }
-        let options = options(scene, i, point, kind, digest)?;
+        let options = options(scene, i, point, kind)?;
         begin(scene, i, number, &options)?;
         let context = scene.context(&point.name, counters, &stop);
         let (gate, name, counters) = (gate.clone(), point.name.clone(), counters.clone());
@@ -101,8 +123,9 @@ async fn copy_all(
             Some(ended) = jobs.join_next() => {
                 let (i, counters, copied) =
                     ended.map_err(|error| Error::new(Kind::Io, "copy a disk").because(error))?;
-                settle(scene, i, number, &counters, copied.is_ok())?;
+                settle(scene, i, number, &counters, copied.as_ref().ok())?;
                 if let Err(error) = copied {
+                    lost.extend(Untold::of(i, &error));
                     // The others go on from where they are now, in the next attempt.
                     stopper.stop();
                     failed = Some(worse(failed, error));
@@ -128,13 +151,7 @@ fn worse(one: Option<Error>, other: Error) -> Error {
     }
 }
 
-fn options(
-    scene: &Scene,
-    disk: usize,
-    point: &Point,
-    kind: PassKind,
-    digest: bool,
-) -> Result<CopyOptions> {
+fn options(scene: &Scene, disk: usize, point: &Point, kind: PassKind) -> Result<CopyOptions> {
     let unknown = || {
         Error::new(
             Kind::Refused,
@@ -151,9 +168,9 @@ fn options(
         target: plan.target.clone(),
         making: Making::default(),
         pass: Pass {
-            changes_since: match digest {
-                true => Some(Baseline::Digest),
-                false => point.since.clone(),
+            changes_since: match point.since {
+                Some(_) if scene.compares(disk) => Some(Baseline::Digest),
+                _ => point.since.clone(),
             },
             is_final: kind == PassKind::Final,
         },
@@ -164,7 +181,7 @@ fn options(
         allow_sector_mismatch: scene.plan.allow_sector_mismatch,
         // Proof is a step of its own.
         verify: Some(false),
-        distrust_ppm: 0,
+        distrust_ppm: scene.plan.distrust_ppm,
         digest: scene.plan.digest,
         tuning: scene.tuning(),
         zeroes: Zeroes::default(),
@@ -194,16 +211,21 @@ fn settle(
     disk: usize,
     number: u32,
     counters: &Counters,
-    complete: bool,
+    complete: Option<&Outcome>,
 ) -> Result<()> {
     let totals = counters.snapshot();
+    // A process before this one caught its tracker, and died before it could say so.
+    if complete.is_some_and(|outcome| outcome.distrusted) {
+        scene.lose_tracking(disk, "the tracker left out a change", true)?;
+    }
+    let complete = complete.is_some();
     scene.book.change(|record| {
         if let Some(pass) = record.pass.disks.get_mut(disk) {
             pass.add(&totals);
             pass.complete |= complete;
         }
-        if let Some(disk) = record.disks.get_mut(disk).filter(|_| complete) {
-            disk.complete = number;
+        if complete {
+            record.complete(disk, number);
         }
         record.pass.waited_for = waited_for(totals.bottleneck).to_owned();
     })

@@ -8,6 +8,7 @@ use crate::migrate::board::Board;
 use crate::migrate::book::{self, Book};
 use crate::migrate::phase::{Event, Refusal, Rules, State};
 use crate::migrate::plan::{HourOfDay, Plan};
+use crate::migrate::record::Record;
 use crate::migrate::status;
 use crate::pipeline::Stop;
 use crate::pipeline::counters::Counters;
@@ -74,6 +75,42 @@ impl Scene {
     pub(crate) fn warn(&self, message: String) {
         tracing::warn!("{message}");
         self.tell(&report::Event::Warning { message });
+    }
+
+    /// What tells the changes of a disk cannot be relied on: durable, and told, when this returns.
+    pub(super) fn lose_tracking(&self, disk: usize, why: &str, for_good: bool) -> Result<()> {
+        let lose = |record: &mut Record| record.lose_tracking(disk, why, for_good);
+        if !self.book.change(lose)? {
+            return Ok(());
+        }
+        self.board.change(|live| {
+            if let Some(lost) = live.lost.get_mut(disk) {
+                *lost = lost.saturating_add(1);
+            }
+        });
+        let (name, point) = self.book.look(|record| {
+            let disk = record.disks.get(disk);
+            let name = disk.map(|disk| disk.name.clone()).unwrap_or_default();
+            (name, record.state.point)
+        });
+        tracing::error!(disk = name, point, why, for_good, "tracking is lost");
+        self.tell(&report::Event::TrackingLost {
+            disk: name,
+            point,
+            why: why.to_owned(),
+            for_good,
+        });
+        Ok(())
+    }
+
+    /// Whether all of a disk is compared, whatever tells its changes.
+    pub(super) fn compares(&self, disk: usize) -> bool {
+        let planned = self.plan.disks.get(disk);
+        planned.is_some_and(|disk| disk.digest_only)
+            || self.book.look(|record| {
+                let disk = record.disks.get(disk);
+                disk.is_some_and(|disk| disk.untracked.is_some())
+            })
     }
 
     /// Tells the machine of an event. What comes of it is durable when this returns.
@@ -197,6 +234,7 @@ impl Scene {
         let reporter = Arc::new(OfDisk::new(disk, self.reporter.clone()));
         Context {
             counters: counters.clone(),
+            steered: true,
             ..Context::new(reporter, stop.clone())
         }
     }

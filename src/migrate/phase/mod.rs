@@ -55,7 +55,7 @@ pub struct State {
     pub quiet: Option<Quiet>,
     /// Final passes that ended since this process took over a quiet source.
     pub finals: u32,
-    /// Why the next pass must not rely on tracking.
+    /// Why this pass, and whatever takes its place, must not rely on the list of changes alone.
     pub distrust: Option<String>,
     /// No new pass and no cutover until told to go on.
     pub hold: bool,
@@ -219,7 +219,8 @@ pub enum Action {
         number: u32,
         /// How it goes into the journal.
         kind: PassKind,
-        /// Whatever the tracker says, read all and write what differs from the manifest.
+        /// The list of changes is not all: where it was found wanting, all is read, and what differs
+        /// from the manifest is written.
         digest: bool,
     },
     /// `Guest::release`: [`Event::Released`].
@@ -274,7 +275,8 @@ pub enum Event {
     PassDone,
     /// The snapshot of the point is gone: what it held can be read no more.
     PointLost(String),
-    /// The list of changes of this point cannot be relied on.
+    /// The list of changes of this point cannot be relied on: the pass goes on from the same point, and
+    /// compares what it says nothing of.
     TrackingLost(String),
     /// The snapshot is given back.
     Released,

@@ -1,6 +1,6 @@
 //! The machine against every order of events, crashes included.
 
-use super::{Action, Changed, Event, Hook, Phase, Rules, State};
+use super::{Action, Changed, Event, Hook, PassKind, Phase, Rules, State, Step};
 use crate::changes::guest::{Quiet, Shutdown};
 
 mod model;
@@ -74,6 +74,24 @@ fn the_shortest_way_is_full_final_proof() {
     ];
     assert_eq!(seen, expected);
     assert_eq!((state.point, state.durable), (3, 2));
+}
+
+#[test]
+fn a_cutover_after_a_point_that_was_lost_on_hold_begins_with_a_pass() {
+    let rules = Rules::default();
+    let lost = State {
+        step: Step::Wait,
+        kind: PassKind::Delta,
+        point: 3,
+        durable: 2,
+        inspect: false,
+        ..State::default()
+    };
+    let armed = lost.on(&rules, Event::Arm).unwrap();
+    assert_eq!((armed.step, armed.point), (Step::Snapshot, 4));
+    let whole = State { durable: 3, ..lost };
+    let armed = whole.on(&rules, Event::Arm).unwrap();
+    assert_eq!(armed.step, Step::ProveEarly);
 }
 
 #[test]

@@ -47,7 +47,7 @@ impl State {
             (Step::Snapshot | Step::Last | Step::Pass, Event::PointLost(_)) => Step::Release,
             (Step::Pass, Event::TrackingLost(why)) => {
                 self.distrust = Some(why);
-                Step::Release
+                Step::Pass
             }
             (Step::Release, Event::Released) => return Ok(self.released(rules)),
             (Step::Forget, Event::Forgotten) => return Ok(self.forgotten(rules)),
@@ -56,6 +56,11 @@ impl State {
                 PassKind::Full | PassKind::Delta => Step::Wait,
             },
             (Step::Wait, Event::Due) if !self.hold => return Ok(self.begin_pass(rules)),
+            // A point that was lost while it was on hold has left its pass half way on the targets:
+            // another one comes first.
+            (Step::Wait, Event::Arm) if !self.hold && self.point > self.durable => {
+                return Ok(self.begin_pass(rules));
+            }
             // Nothing may be quiesced before one pass of everything is on the target.
             (Step::Wait, Event::Arm) if !self.hold && self.durable > 0 => {
                 self.called_off = None;

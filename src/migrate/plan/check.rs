@@ -1,6 +1,6 @@
 //! A layout → a plan that makes sense. Pure; every complaint names its place in the file.
 
-use super::layout::{self, Condition, File, Text, Words};
+use super::layout::{self, Condition, File, Percent, Text, Words};
 use super::units::{HourOfDay, moment, time};
 use super::{Command, Cutover, Disk, Limits, Plan, Window};
 use crate::address::{Address, split_words};
@@ -9,7 +9,7 @@ use crate::digest::Algorithm;
 use crate::error::{Error, Kind, Result};
 use crate::migrate::guests::{self, Reach};
 use crate::migrate::phase::{Hook, Prove};
-use crate::report::parse_bytes;
+use crate::report::{parse_bytes, parse_ppm};
 use std::fmt::Display;
 use std::sync::Arc;
 use std::time::Duration;
@@ -92,6 +92,7 @@ pub(super) fn plan(file: File, text: &str) -> Result<Plan> {
         allow_sector_mismatch: file.allow_sector_mismatch,
         digest: digest(file.digest.as_deref(), &mut bad),
         retry: bad.time("retry", file.retry.as_ref(), RETRY),
+        distrust_ppm: distrust(file.distrust_tracking.as_ref(), &mut bad),
         text: text.to_owned(),
         vm: file.vm,
         disks,
@@ -313,6 +314,16 @@ fn hooks(found: layout::Hooks, bad: &mut Complaints) -> Vec<(Hook, Command)> {
         Some((hook, Command { words, timeout }))
     });
     there.collect()
+}
+
+fn distrust(found: Option<&Percent>, bad: &mut Complaints) -> u32 {
+    let word = match found {
+        None => return 0,
+        Some(Percent::Number(number)) => number.to_string(),
+        Some(Percent::Word(word)) => word.clone(),
+    };
+    let share = parse_ppm(&word).map_err(|what| format!("{word:?}: {what}"));
+    bad.take("distrust-tracking", share).unwrap_or(0)
 }
 
 fn digest(found: Option<&str>, bad: &mut Complaints) -> Algorithm {

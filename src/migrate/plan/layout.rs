@@ -30,6 +30,7 @@ pub(super) struct File {
     pub(super) allow_sector_mismatch: bool,
     pub(super) digest: Option<String>,
     pub(super) retry: Option<String>,
+    pub(super) distrust_tracking: Option<Percent>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -54,6 +55,14 @@ pub(super) enum Words {
 #[serde(untagged)]
 pub(super) enum Text {
     Number(u64),
+    Word(String),
+}
+
+/// A percentage, with or without its sign.
+#[derive(Debug, Deserialize)]
+#[serde(untagged)]
+pub(super) enum Percent {
+    Number(f64),
     Word(String),
 }
 

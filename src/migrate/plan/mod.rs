@@ -67,6 +67,9 @@ pub struct Plan {
     pub digest: Algorithm,
     /// How long what fails for a moment is tried again.
     pub retry: Duration,
+    /// How many of a million blocks that a tracker calls unchanged are compared all the same, in
+    /// each pass.
+    pub distrust_ppm: u32,
     /// The plan as it was written.
     pub text: String,
 }

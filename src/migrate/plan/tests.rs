@@ -41,6 +41,7 @@ metrics: 127.0.0.1:9464
 overwrite: true
 digest: blake3
 retry: 1m
+distrust-tracking: 0.5
 ";
 
 /// `SMALL` with one line more, or one thing else.
@@ -73,6 +74,7 @@ fn every_key_reaches_the_plan() {
         Cutover::DowntimeBelow(Duration::from_secs(30))
     );
     assert_eq!(plan.shutdown.otherwise, Some(Shutdown::PowerOff));
+    assert_eq!(plan.distrust_ppm, 5000);
     assert_eq!(plan.limits.rate, Some(100 << 20));
     assert_eq!(plan.limits.rate_per_host, Some(50 << 20));
     assert_eq!(
@@ -118,6 +120,7 @@ limits: {memory: 1k, requests: 0, rate: fast, windows: [{from: '9', to: '10:00',
 hooks: {done: {command: []}}
 metrics: here
 digest: md5
+distrust-tracking: some
 ";
     let line = complaint(text);
     for place in [
@@ -138,6 +141,7 @@ digest: md5
         "hooks.done.command: ",
         "metrics: ",
         "digest: ",
+        "distrust-tracking: ",
     ] {
         assert!(line.contains(place), "{place:?} is not in {line}");
     }

@@ -5,6 +5,7 @@
 //!  whole.rs     from the first pass to the certificate; steering on the way
 //!  kills.rs     killed at any moment, again and again
 //!  trouble.rs   sockets lost, targets full, disks that are not those of the plan
+//!  trust.rs     trackers that leave out changes, or were reset
 //!  converge.rs  writers below, near and above what gets through
 //! ```
 
@@ -12,6 +13,7 @@ mod converge;
 mod kills;
 mod stage;
 mod trouble;
+mod trust;
 mod whole;
 
 use stage::{Stage, until};

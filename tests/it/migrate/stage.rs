@@ -50,9 +50,15 @@ impl Writer {
     }
 }
 
+impl Writer {
+    fn end(&self) {
+        self.stop.store(true, Ordering::Relaxed);
+    }
+}
+
 impl Drop for Writer {
     fn drop(&mut self) {
-        self.stop.store(true, Ordering::Relaxed);
+        self.end();
         let _ = self.thread.take().map(JoinHandle::join);
     }
 }
@@ -165,6 +171,22 @@ impl Stage {
             self.emulator.drop_guests();
         }
         wanted
+    }
+
+    /// The VM's process ends at once, and another one begins with the same disks.
+    #[track_caller]
+    pub(super) fn restart_vm(&mut self) {
+        // Its guests see it go, and are not to be blamed.
+        self.writers.iter().for_each(Writer::end);
+        self.writers.clear();
+        self.emulator.restart();
+        // Nodes without a name of their own get another number.
+        self.before = self.emulator.inventory();
+        let size = self.disks[0].metadata().unwrap().len();
+        let pause = Arc::new(AtomicU64::new(4));
+        self.writers = (0..2)
+            .map(|i| Writer::start(self.emulator.guest(i), size, 70 + i as u64, pause.clone()))
+            .collect();
     }
 
     /// Waits for a run to end, and lets the guest go when it is time.

@@ -22,6 +22,8 @@ pub(crate) struct Emulator {
     control: Qmp,
     server: Server,
     dir: TempDir,
+    /// What it was started with.
+    command: (String, Vec<String>),
 }
 
 impl Emulator {
@@ -96,14 +98,30 @@ impl Emulator {
     }
 
     #[track_caller]
-    fn start<A: AsRef<OsStr>>(program: &str, args: &[A], dir: TempDir) -> Self {
+    fn start(program: &str, args: &[String], dir: TempDir) -> Self {
         let mut server = Server::start(program, args);
         let control = Qmp::connect(&dir.path().join("rig"), &mut server);
         Self {
             control,
             server,
             dir,
+            command: (program.to_owned(), args.to_vec()),
         }
+    }
+
+    /// Ends at once, and begins anew with the same disks and sockets.
+    #[track_caller]
+    pub(crate) fn restart(&mut self) {
+        self.kill();
+        for name in ["nbd", "qmp", "rig"] {
+            let _ = fs::remove_file(self.path(name));
+        }
+        let (program, args) = &self.command;
+        self.server = Server::start(program, args);
+        let socket = self.path("nbd");
+        self.server
+            .wait_until(|| UnixStream::connect(&socket).is_ok());
+        self.control = Qmp::connect(&self.dir.path().join("rig"), &mut self.server);
     }
 
     /// The QMP socket for the program under test.

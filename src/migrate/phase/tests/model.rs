@@ -21,6 +21,8 @@ struct Frozen {
     disk: Option<[u8; BLOCKS]>,
     /// Blocks changed since the point before, or that may have.
     list: u8,
+    /// A block that changed is not in it.
+    left_out: bool,
 }
 
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
@@ -37,6 +39,10 @@ struct World {
     pass: Option<(u32, u8)>,
     /// The newest pass that the journal calls complete.
     complete: u32,
+    /// Lists leave out the first block, if it changed.
+    lies: bool,
+    /// It was found out, and all is compared ever after.
+    distrusted: bool,
     certified: bool,
     labelled: bool,
 }
@@ -74,6 +80,8 @@ enum Move {
     Fail,
     /// The list of changes turns out wrong.
     Distrust,
+    /// From now on lists leave out changes.
+    Lie,
     /// The guest writes.
     Write(usize),
     /// The VM's process ends and begins anew: its snapshot and tracking are gone.
@@ -96,6 +104,8 @@ impl World {
             target: [0; BLOCKS],
             pass: None,
             complete: 0,
+            lies: false,
+            distrusted: false,
             certified: false,
             labelled: false,
         }
@@ -107,18 +117,20 @@ impl World {
         } else if again {
             return Event::PointLost("gone".to_owned());
         } else {
-            let list = since
-                .and_then(|since| self.tracked.get(&since))
-                .copied()
-                .unwrap_or(ALL);
+            let known = since.and_then(|since| self.tracked.get(&since)).copied();
+            let list = known.unwrap_or(ALL);
+            let lied = self.lies && known.is_some();
+            let told = if lied { list & !1 } else { list };
             self.frozen = Some(Frozen {
                 number,
                 disk: (!live).then_some(self.disk),
-                list,
+                list: if self.distrusted { ALL } else { told },
+                left_out: told != list,
             });
             self.tracked.insert(number, 0);
         }
         match self.frozen.as_ref().map(|frozen| frozen.list) {
+            _ if self.distrusted => Event::Snapshotted(Changed::Unknown),
             Some(0) => Event::Snapshotted(Changed::Nothing),
             _ => Event::Snapshotted(Changed::Something),
         }
@@ -182,6 +194,11 @@ impl World {
                 let Some(complete) = self.copy(number, digest, BLOCKS) else {
                     return Event::PointLost("gone".to_owned());
                 };
+                // Every block that the list does not name is looked at.
+                if !digest && self.frozen.as_ref().is_some_and(|frozen| frozen.left_out) {
+                    self.distrusted = true;
+                    return Event::TrackingLost("a change was left out".to_owned());
+                }
                 assert!(complete);
                 self.complete = number;
                 Event::PassDone
@@ -198,7 +215,11 @@ impl World {
             }
             Action::Wait => panic!("policy answers"),
             Action::Hold => Event::Resume,
-            Action::Prove { .. } => Event::Proven,
+            Action::Prove { .. } => {
+                let whole = self.pass.is_none_or(|(number, _)| number <= self.complete);
+                assert!(whole, "a pass that is half way is proven");
+                Event::Proven
+            }
             Action::Quiesce => {
                 self.quiet = true;
                 Event::Quiet(quiet())
@@ -293,6 +314,9 @@ impl Run {
                 moves.push(Move::Distrust);
             }
             moves.push(Move::Lose);
+            if !self.world.lies {
+                moves.push(Move::Lie);
+            }
         }
         if budget.wakes > 0 && self.world.quiet && !decided {
             moves.push(Move::Wake);
@@ -329,6 +353,10 @@ impl Run {
             }
             Move::Fail => self.tell(rules, Event::Failed("no".to_owned())),
             Move::Distrust => self.tell(rules, Event::TrackingLost("no".to_owned())),
+            Move::Lie => {
+                self.world.lies = true;
+                return spend(&mut self.budget.losses);
+            }
             Move::Write(block) => {
                 let disk = &mut self.world.disk[*block];
                 *disk = disk.wrapping_add(1);
@@ -438,6 +466,27 @@ const SMALL: Budget = Budget {
 fn every_run_with_a_write_a_crash_and_a_loss_ends_right() {
     let seen = explore(&Rules::default(), SMALL);
     assert!(seen > 500, "only {seen} situations");
+}
+
+#[test]
+fn every_run_whose_point_is_lost_while_it_is_on_hold_ends_right() {
+    let budget = Budget {
+        wishes: 2,
+        crashes: 0,
+        ..SMALL
+    };
+    assert!(explore(&Rules::default(), budget) > 500);
+}
+
+#[test]
+fn every_run_whose_tracker_begins_to_leave_out_changes_ends_right() {
+    let budget = Budget {
+        writes: 2,
+        losses: 2,
+        crashes: 0,
+        ..SMALL
+    };
+    assert!(explore(&Rules::default(), budget) > 500);
 }
 
 #[test]
