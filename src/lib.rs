@@ -17,6 +17,7 @@ pub mod source;
 pub mod format;
 pub mod target;
 pub mod nbd;
+pub mod http;
 pub mod vsphere;
 
 pub mod plan;

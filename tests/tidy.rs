@@ -36,6 +36,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "format",
             "target",
             "nbd",
+            "http",
         ],
     ),
     (
@@ -49,13 +50,14 @@ const ARROWS: &[(&str, &[&str])] = &[
         "importer",
         &[
             "migrate", "job", "report", "changes", "vsphere", "pipeline", "source", "format",
-            "target",
+            "target", "http",
         ],
     ),
     (
         "migrate",
         &[
             "job", "report", "changes", "pipeline", "journal", "vsphere", "source", "target",
+            "http",
         ],
     ),
     (
@@ -72,15 +74,16 @@ const ARROWS: &[(&str, &[&str])] = &[
         ],
     ),
     ("report", &["plan", "pipeline"]),
-    ("changes", &["vsphere", "source", "nbd"]),
+    ("changes", &["vsphere", "source", "nbd", "http"]),
     ("pipeline", &["plan", "journal", "source", "target"]),
     ("journal", &["plan"]),
     ("plan", &[]),
-    ("vsphere", &[]),
-    ("source", &["format", "nbd"]),
+    ("vsphere", &["http"]),
+    ("source", &["format", "nbd", "http"]),
     ("target", &["format", "nbd"]),
     ("format", &[]),
     ("nbd", &[]),
+    ("http", &[]),
     // The vocabulary, among itself.
     ("address", &["error"]),
     ("sys", &["buffer", "extent", "error"]),

@@ -1,5 +1,6 @@
 //! `diskferry compare`: whether two disks hold the same, and where they first differ.
 
+use super::open::WebOptions;
 use super::output::{self, Output};
 use super::scan::{self, Reader};
 use super::speed::Speed;
@@ -55,6 +56,9 @@ pub(super) struct Compare {
     allow_backing: Vec<PathBuf>,
 
     #[command(flatten)]
+    web: WebOptions,
+
+    #[command(flatten)]
     speed: Speed,
 }
 
@@ -66,7 +70,8 @@ impl Command for Compare {
         let reading = |format: &Option<String>| Reading {
             format: format.clone(),
             allow: self.allow_backing.clone(),
-            snapshot: None,
+            access: self.web.access(),
+            ..Reading::default()
         };
         let first = open::source(&self.first, &reading(&self.source_format), &tuning).await?;
         let second = open::source(&self.second, &reading(&self.target_format), &tuning).await?;

@@ -7,9 +7,10 @@ use super::speed::Speed;
 use super::{Command, stop, words};
 use crate::address::Address;
 use crate::digest::Algorithm;
+use crate::digest::checksum::Checksum;
 use crate::error::{Error, Kind, Result};
 use crate::job::certificate::{self, Certificate};
-use crate::job::options::{Baseline, CopyOptions, JournalPlace, Pass, Zeroes};
+use crate::job::options::{Baseline, CopyOptions, JournalPlace, Pass, Reading, Zeroes};
 use crate::job::{self, Context};
 use clap::{ArgAction, Args};
 use std::path::{Path, PathBuf};
@@ -20,7 +21,7 @@ use std::path::{Path, PathBuf};
 /// the same command continues where the last barrier was.
 #[derive(Args, Clone, Debug)]
 pub(super) struct Copy {
-    /// Where the disk is: a path, an NBD URI, -, or [ CMD ARGS ]
+    /// Where the disk is: a path, an NBD URI, an http:// or https:// URL, -, or [ CMD ARGS ]
     #[arg(value_parser = words::address)]
     source: Address,
 
@@ -80,6 +81,11 @@ struct PassOptions {
     /// How blocks are digested
     #[arg(long, value_name = "NAME", default_value = "xxh3", value_parser = words::digest())]
     digest: Algorithm,
+
+    /// What the bytes of the source itself, as they are stored, must add up to: sha256:HEX, sha512:,
+    /// sha1: or md5:; the copy is complete only if they do
+    #[arg(long, value_name = "SUM")]
+    source_checksum: Option<Checksum>,
 
     /// Write over a target that holds something else
     #[arg(long)]
@@ -147,7 +153,10 @@ impl Copy {
         }
         Ok(CopyOptions {
             source: self.source,
-            reading: self.image.reading(),
+            reading: Reading {
+                checksum: self.pass.source_checksum,
+                ..self.image.reading()
+            },
             target: self.target,
             making: self.making.making()?,
             pass: Pass {

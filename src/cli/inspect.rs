@@ -157,6 +157,7 @@ async fn inspect(address: &Address, reading: &Reading, tuning: &Tuning) -> Resul
     Ok(Found {
         address: address.to_string(),
         kind: match (&client, &device) {
+            _ if matches!(address, Address::Http(_)) => "object on a web server",
             (Some(_), _) => "NBD export",
             (None, Some(_)) => "block device",
             (None, None) => "file",

@@ -2,12 +2,16 @@
 
 use crate::address::Address;
 use crate::error::Result;
+use crate::http::trust::Trust;
 use crate::job::options::{Reading, Tuning};
 use crate::job::{Disk, any_source};
+use crate::secret::Place;
 use crate::source::Source;
+use crate::source::http::{Access, Login, PASSWORD};
 use clap::Args;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// How images are read.
 #[derive(Args, Clone, Debug)]
@@ -24,6 +28,55 @@ pub(super) struct ImageOptions {
     /// Read the disk as it was at this snapshot inside the image, by ID or name
     #[arg(long, value_name = "SNAPSHOT")]
     pub(super) snapshot: Option<String>,
+
+    #[command(flatten)]
+    web: WebOptions,
+}
+
+/// How a web server is asked for an image.
+#[derive(Args, Clone, Debug, Default)]
+#[command(next_help_heading = "HTTP")]
+pub(super) struct WebOptions {
+    /// Believe servers whose certificate an authority in this PEM file signed, not those of the
+    /// system
+    #[arg(long, value_name = "FILE")]
+    cacert: Option<PathBuf>,
+
+    /// Who asks a web server; the password is in --http-password-file or DISKFERRY_HTTP_PASSWORD
+    #[arg(long, value_name = "NAME")]
+    http_user: Option<String>,
+
+    /// A file that holds the password
+    #[arg(long, value_name = "FILE", requires = "http_user")]
+    http_password_file: Option<PathBuf>,
+
+    /// A file of headers to send, one `Name: value` a line
+    #[arg(long, value_name = "FILE")]
+    http_header_file: Vec<PathBuf>,
+
+    /// How long a web server may say nothing
+    #[arg(long, value_name = "SECONDS", default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..))]
+    http_timeout: u64,
+}
+
+impl WebOptions {
+    /// As the engine takes it.
+    pub(super) fn access(&self) -> Access {
+        let password = match &self.http_password_file {
+            Some(path) => Place::File(path.clone()),
+            None => Place::Environment(PASSWORD.to_owned()),
+        };
+        Access {
+            trust: match &self.cacert {
+                Some(path) => Trust::Authority(path.clone()),
+                None => Trust::System,
+            },
+            login: self.http_user.clone().map(|user| Login { user, password }),
+            header_files: self.http_header_file.clone(),
+            header_lines: Vec::new(),
+            patience: Duration::from_secs(self.http_timeout),
+        }
+    }
 }
 
 impl ImageOptions {
@@ -33,6 +86,8 @@ impl ImageOptions {
             format: self.source_format.clone(),
             allow: self.allow_backing.clone(),
             snapshot: self.snapshot.clone(),
+            access: self.web.access(),
+            checksum: None,
         }
     }
 }

@@ -9,7 +9,7 @@ use std::time::Duration;
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Speed and memory")]
 pub(super) struct Speed {
-    /// NBD connections to each server that allows several [default: 1 by unix socket, 4 by TCP]
+    /// Connections to each server that allows several [default: NBD 1 by unix socket, 4 by TCP; HTTP 8]
     #[arg(short = 'C', long, value_name = "N", value_parser = words::count)]
     connections: Option<usize>,
 

@@ -8,6 +8,7 @@
 //! Blocks are hashed where they were just received, still in the cache: handing them to another
 //! core costs more than the hash does (`docs/decisions/0003-digest-inline.md`).
 
+pub mod checksum;
 mod content;
 
 pub use content::Content;

@@ -7,6 +7,7 @@
 use super::settings::{Checkpoint, PASSWORD, VmDisk};
 use crate::changes::Baseline;
 use crate::error::{Error, Kind, Result};
+use crate::http::trust::Trust;
 use crate::secret::Place;
 use crate::vsphere::changes::ChangeId;
 use crate::vsphere::disk::{self, Disk};
@@ -15,7 +16,6 @@ use crate::vsphere::locator::{Server, Wanted};
 use crate::vsphere::session::Session;
 use crate::vsphere::soap::Moref;
 use crate::vsphere::tree::Snapshot;
-use crate::vsphere::trust::Trust;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

@@ -102,6 +102,9 @@ impl Job<'_> {
             }
             _ => false,
         };
+        if let Some(checked) = &self.opened.checked {
+            checked.finish().await?;
+        }
         self.target.finalize().await?;
         if let Some(journal) = &self.journal {
             append(

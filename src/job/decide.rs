@@ -87,10 +87,7 @@ fn after_complete(last: &PassState, wanted: &Wanted<'_>) -> Result<Start> {
         return Ok(Start::Next { number });
     }
     if !same_source(last, wanted) {
-        return Err(refused(format!(
-            "the target holds {}, not {}",
-            last.begin.source.name, wanted.source.name
-        )));
+        return Err(another(last, wanted, "the target holds"));
     }
     // A final pass without a baseline reads everything once more: the source was live before.
     if wanted.pass.is_final && last.begin.pass != wanted.pass.name() {
@@ -127,10 +124,7 @@ fn after_incomplete(history: &History, last: &PassState, wanted: &Wanted<'_>) ->
                 done: Done::default(),
             });
         }
-        return Err(refused(format!(
-            "the journal is about the source {}, not {}",
-            last.begin.source.name, wanted.source.name
-        )));
+        return Err(another(last, wanted, "the journal is about the source"));
     }
     Ok(Start::Resume {
         number,
@@ -156,6 +150,16 @@ fn supersedes(pass: &Pass, last: &PassState) -> bool {
 
 fn same_source(last: &PassState, wanted: &Wanted<'_>) -> bool {
     last.begin.source.id == wanted.source.id
+}
+
+/// The source is not the one of the last pass: another, or another version of it.
+fn another(last: &PassState, wanted: &Wanted<'_>, held: &str) -> Error {
+    let (before, now) = (&last.begin.source, wanted.source);
+    match before.name == now.name {
+        true => refused(format!("{now} changed since it was copied"))
+            .because(format!("it was {:?} and is {:?}", before.id, now.id)),
+        false => refused(format!("{held} {before}, not {now}")),
+    }
 }
 
 fn refused(what: String) -> Error {

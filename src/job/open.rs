@@ -7,13 +7,15 @@ use crate::changes::nbd_bitmap::{self, NbdBitmap};
 use crate::changes::vsphere::Cbt;
 use crate::endpoint::Identity;
 use crate::error::{Error, Kind, Result};
-use crate::format::Image;
+use crate::format::{self, Image};
 use crate::nbd::client::{Client, Endpoint, Options as ClientOptions, Retry};
 use crate::nbd::uri::{Place, Uri};
 use crate::pipeline::counters::Counters;
 use crate::source::Source;
+use crate::source::checked::Checked;
 use crate::source::file::{FileSource, FileSourceOptions};
-use crate::source::image;
+use crate::source::http::{self, HttpOptions};
+use crate::source::image::{self, SourceStorage};
 use crate::source::nbd::NbdSource;
 use crate::source::stdin::StreamSource;
 use crate::source::vddk::{VddkOptions, VddkSource};
@@ -40,6 +42,8 @@ use std::sync::atomic::AtomicU64;
 pub(super) struct Opened {
     pub(super) source: Arc<dyn Source>,
     pub(super) tracker: Option<Arc<dyn Tracker>>,
+    /// What the bytes under the source must add up to.
+    pub(super) checked: Option<Arc<Checked>>,
 }
 
 /// The stream that `address` is, if it is one: standard input, a pipe, a character device.
@@ -96,6 +100,7 @@ pub(super) async fn source(options: &CopyOptions, counters: &Counters) -> Result
             return Ok(Opened {
                 source: disk.source,
                 tracker: Some(Arc::new(tracker)),
+                checked: disk.checked,
             });
         }
         None | Some(Baseline::Digest) => {
@@ -103,6 +108,7 @@ pub(super) async fn source(options: &CopyOptions, counters: &Counters) -> Result
             return Ok(Opened {
                 source: disk.source,
                 tracker: None,
+                checked: disk.checked,
             });
         }
     };
@@ -110,8 +116,8 @@ pub(super) async fn source(options: &CopyOptions, counters: &Counters) -> Result
         contexts: vec![nbd_bitmap::context(bitmap)],
         ..client
     };
-    let Disk { source, client, .. } =
-        open_source(&options.source, &options.reading, client).await?;
+    let disk = open_source(&options.source, &options.reading, client).await?;
+    let (source, client, checked) = (disk.source, disk.client, disk.checked);
     let Some(client) = client else {
         let what = format!("{} has no dirty bitmaps", options.source);
         return Err(Error::new(Kind::Refused, what).hint("nbd-bitmap needs an NBD source"));
@@ -120,6 +126,7 @@ pub(super) async fn source(options: &CopyOptions, counters: &Counters) -> Result
     Ok(Opened {
         source,
         tracker: Some(Arc::new(tracker)),
+        checked,
     })
 }
 
@@ -132,6 +139,8 @@ pub struct Disk {
     pub client: Option<Client>,
     /// The image that it is, unless it is raw.
     pub image: Option<Arc<dyn Image>>,
+    /// What its own bytes must add up to.
+    pub(super) checked: Option<Arc<Checked>>,
 }
 
 /// Opens any disk for reading.
@@ -152,22 +161,46 @@ pub async fn any_source(
 }
 
 async fn open_source(address: &Address, reading: &Reading, options: ClientOptions) -> Result<Disk> {
-    let (storage, client) = open_storage(address, options).await?;
+    let (mut storage, client) = open_storage(address, reading, options).await?;
+    let checked = match &reading.checksum {
+        None => None,
+        Some(checksum) => {
+            let checked = Arc::new(Checked::new(storage, checksum));
+            storage = checked.clone();
+            Some(checked)
+        }
+    };
     let path = match address {
         Address::Path(path) => Some(path.as_path()),
         _ => None,
     };
-    let image::Opened { source, image } = image::open(storage, path, reading).await?;
+    let reading = match address {
+        Address::Http(_) => as_a_file(&storage, reading).await?,
+        _ => reading.clone(),
+    };
+    let image::Opened { source, image } = image::open(storage, path, &reading).await?;
     Ok(Disk {
         source,
         client,
         image,
+        checked,
     })
+}
+
+/// What is on a web server is a file: it is what it looks like, unless the user says what it is.
+async fn as_a_file(storage: &Arc<dyn Source>, reading: &Reading) -> Result<Reading> {
+    let mut reading = reading.clone();
+    if reading.format.is_none() {
+        let storage = SourceStorage::new(Arc::clone(storage));
+        reading.format = Some(format::probe(&storage).await?.name().to_owned());
+    }
+    Ok(reading)
 }
 
 /// Opens what the disk is on, whatever its format.
 async fn open_storage(
     address: &Address,
+    reading: &Reading,
     options: ClientOptions,
 ) -> Result<(Arc<dyn Source>, Option<Client>)> {
     let endpoint = match address {
@@ -188,6 +221,13 @@ async fn open_storage(
             let source = VddkSource::open(text.parse()?, options).await?;
             return Ok((Arc::new(source), None));
         }
+        Address::Http(url) => {
+            let source = match open_http(url, reading, options).await? {
+                http::Opened::InParts(source) => source,
+                http::Opened::Whole(whole) => return Err(only_whole(&whole.name)),
+            };
+            return Ok((Arc::new(source), None));
+        }
         Address::Nbd(uri) => Endpoint::Uri(uri.parse()?),
         Address::Child(command) => Endpoint::Child(command.clone()),
     };
@@ -200,6 +240,26 @@ async fn open_storage(
     Ok((Arc::new(source), Some(client)))
 }
 
+/// Looks at an object on a web server.
+async fn open_http(url: &str, reading: &Reading, options: ClientOptions) -> Result<http::Opened> {
+    let sign = Arc::new(http::AsItIs(http::parse_url(url)?));
+    let options = HttpOptions {
+        access: reading.access.clone(),
+        connections: options.connections,
+        retry: options.retry,
+        retried: options.retried,
+    };
+    http::open(sign, &options).await
+}
+
+/// An object that cannot be read by ranges where that is needed.
+fn only_whole(name: &str) -> Error {
+    let what =
+        format!("{name}: the server gives no parts of it, so it cannot be read in any order");
+    Error::new(Kind::Unsupported, what)
+        .hint("a server that knows Range requests can; or download it first")
+}
+
 /// One to a server on this machine, where more only make it switch between threads; several over
 /// TCP, where each is a stream of its own, and to VDDK, where each is a session of its own.
 fn suitable_connections(address: &Address) -> usize {
@@ -209,6 +269,7 @@ fn suitable_connections(address: &Address) -> usize {
     };
     match uri.as_ref().map(Uri::place) {
         _ if matches!(address, Address::Vddk(_)) => 4,
+        _ if matches!(address, Address::Http(_)) => http::CONNECTIONS,
         Some(Place::Tcp { .. }) => 4,
         _ => 1,
     }
@@ -321,7 +382,7 @@ pub(super) async fn target(
         Address::Path(path) => return path_target(path, how).await,
         Address::Stdio => return Ok(Arc::new(StreamTarget::stdout()?)),
         Address::Null => return Ok(Arc::new(NullTarget)),
-        Address::Vddk(_) => {
+        Address::Vddk(_) | Address::Http(_) => {
             let what = format!("{address} can only be read");
             return Err(Error::new(Kind::Usage, what));
         }

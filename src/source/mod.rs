@@ -4,12 +4,15 @@
 //!  file.rs    a regular file or block device     nbd.rs    an NBD export
 //!  stdin.rs   a stream that is read once         export.rs a Source served over NBD
 //!  image/     a disk image over any of these    vddk/     a virtual disk of vSphere
+//!  http/      a disk image on a web server   checked.rs bytes that must have a checksum
 //!  extents.rs all extents of a range, asked for on and on
 //! ```
 
+pub mod checked;
 pub mod export;
 mod extents;
 pub mod file;
+pub mod http;
 pub mod image;
 pub mod nbd;
 pub mod stdin;

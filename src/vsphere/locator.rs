@@ -15,8 +15,8 @@
 //! A user such as `administrator@vsphere.local` may stand bare: the last `@` divides. A password
 //! is refused here: addresses are seen by every user of the machine.
 
-use super::trust::{Thumbprint, Trust};
 use crate::error::{Error, Kind, Result};
+use crate::http::trust::{Thumbprint, Trust};
 use crate::secret::{Place, VARIABLE};
 use percent_encoding::{AsciiSet, CONTROLS, percent_decode_str, utf8_percent_encode};
 use std::fmt;
@@ -245,7 +245,8 @@ impl fmt::Display for Locator {
         let vm = self.vm.to_string();
         write!(f, "/{}", utf8_percent_encode(&vm, RESERVED))?;
         let trust = match trust {
-            Trust::System => None,
+            // No address of vSphere says so.
+            Trust::System | Trust::Directories(_) | Trust::Anybody => None,
             Trust::Pinned(thumbprint) => Some(("thumbprint", thumbprint.to_string())),
             Trust::Authority(path) => Some(("cacert", path.display().to_string())),
         };

@@ -2,8 +2,7 @@
 //!
 //! ```text
 //!  locator.rs    vsphere://USER@HOST/VM, as a user writes it                 pure
-//!  trust.rs      whose certificate is believed: an authority's, or a pinned thumbprint
-//!  http.rs       one POST: proxy, TLS, time limits, bounded answers
+//!  http.rs       one POST: time limits, bounded answers
 //!  soap/         requests to text, text to values and typed faults           pure
 //!  session.rs    logged in, kept alive, logged in again once, logged out always
 //!  objects.rs    properties of an object, and tasks waited for
@@ -32,4 +31,3 @@ pub mod snapshots;
 pub mod soap;
 pub mod tracking;
 pub mod tree;
-pub mod trust;

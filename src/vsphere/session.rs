@@ -12,8 +12,8 @@ use super::soap::calls;
 use super::soap::fault::Fault;
 use super::soap::request::Request;
 use super::soap::xml::Node;
-use super::trust::Thumbprint;
 use crate::error::{Error, Kind, Result};
+use crate::http::trust::Thumbprint;
 use crate::secret::Secret;
 use hyper::StatusCode;
 use std::fmt;
@@ -115,7 +115,7 @@ impl Session {
     /// # Errors
     /// As for [`open`](Self::open).
     pub async fn open_with(server: &Server, password: Secret) -> Result<Self> {
-        let http = Http::new(server, server.trust.config()?)?;
+        let http = Http::new(server)?;
         let request = calls::retrieve_service_content();
         let values = match send(&http, &request, None).await?.0 {
             Answer::Done(values) => values,

@@ -40,3 +40,4 @@ mod vmdk_write;
 mod vmware;
 mod vsphere;
 mod warm;
+mod web;

@@ -3,6 +3,7 @@
 use crate::changes::{Changes, Tracker};
 use crate::error::{Error, Kind, Result};
 use crate::extent::ByteRange;
+use crate::http::trust::Trust;
 use crate::source::vddk::VddkAddress;
 use crate::vsphere::changes::{Areas, ChangeId, Known, Query, query};
 use crate::vsphere::disk;
@@ -10,7 +11,6 @@ use crate::vsphere::inventory::Machine;
 use crate::vsphere::locator::{Server, Wanted};
 use crate::vsphere::session::Session;
 use crate::vsphere::soap::Moref;
-use crate::vsphere::trust::Trust;
 use async_trait::async_trait;
 use std::sync::Arc;
 use tokio::sync::Mutex;

@@ -153,6 +153,7 @@ impl Bench {
         let opened = Opened {
             source: Arc::new(self.source.clone()),
             tracker: tracker.map(|tracker| Arc::new(tracker.clone()) as _),
+            checked: None,
         };
         let identity: Identity = self.target.identity();
         let history = journal.history().clone();

@@ -4,9 +4,11 @@
 //! its first sector must not decide how its disk is read: those are raw unless the user says so.
 
 use super::{ImageSource, LocalFiles, SourceStorage};
+use crate::digest::checksum::Checksum;
 use crate::error::{Error, Kind, Result};
 use crate::format::{self, Format, Image, Opener, Policy, Storage};
 use crate::source::Source;
+use crate::source::http::Access;
 use crate::sys::blocking;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -20,6 +22,10 @@ pub struct Reading {
     pub allow: Vec<PathBuf>,
     /// The snapshot inside that is read instead of its present state.
     pub snapshot: Option<String>,
+    /// How a web server is asked, if it is on one.
+    pub access: Access,
+    /// What its own bytes must add up to.
+    pub checksum: Option<Checksum>,
 }
 
 /// A disk that is open, and the image that it is if it is not raw.

@@ -11,6 +11,7 @@
 //!  nvme.rs     a host with an NVMe/TCP namespace, in a virtual machine, and the program run there
 //!  vmware.rs   a vCenter with changed block tracking, and VDDK behind nbdkit's plugin
 //!  cut.rs      a network that is cut, stalled, delayed and mended
+//!  web.rs      nginx with a folder of images
 //!  block.rs    loop devices, and a LUN behind a real iSCSI target
 //! ```
 //!
@@ -36,6 +37,7 @@ mod server;
 mod tests;
 mod vm;
 mod vmware;
+mod web;
 
 pub(crate) use block::{IscsiLun, LoopDevice};
 pub(crate) use cut::{Proxy, To};
@@ -51,3 +53,4 @@ pub(crate) use room::{Outcome, Room, Running};
 pub(crate) use server::{Nbdkit, QemuNbd, Server, run, uri};
 pub(crate) use vm::{Habits, Vm, address};
 pub(crate) use vmware::{PASSWORD, Taken, USER, Vcenter, VmDisk, words_of};
+pub(crate) use web::{Served, Web};

@@ -1,7 +1,8 @@
 //! Whose certificate is believed.
 //!
-//! The system's authorities, one that a file names, or exactly one certificate by its thumbprint,
-//! as vCenter's own tools and VDDK pin it. There is no way to believe just anybody.
+//! The system's authorities, those that a file or directories name, or exactly one certificate by
+//! its thumbprint, as vCenter's own tools and VDDK pin it. Just anybody is believed only where the
+//! contract of a pod says so; no command line can.
 
 use crate::error::{Error, Kind, Result};
 use ring::digest::{Algorithm, SHA1_FOR_LEGACY_USE_ONLY, SHA256, digest};
@@ -15,9 +16,12 @@ use rustls::{
     ClientConfig, DigitallySignedStruct, Error as TlsError, RootCertStore, SignatureScheme,
 };
 use std::fmt::{self, Write};
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::Arc;
+
+const NAME_ONE: &str = "name one: --cacert FILE for https://, ?cacert=FILE or ?thumbprint=HEX in an address of vSphere";
 
 /// Whose certificate is believed.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
@@ -27,8 +31,12 @@ pub enum Trust {
     System,
     /// One that an authority in this PEM file signed.
     Authority(PathBuf),
+    /// One that an authority of this system signed, or one in the PEM files of these directories.
+    Directories(Vec<PathBuf>),
     /// This one.
     Pinned(Thumbprint),
+    /// Anybody's.
+    Anybody,
 }
 
 impl Trust {
@@ -39,12 +47,17 @@ impl Trust {
     pub fn config(&self) -> Result<Arc<ClientConfig>> {
         let provider = Arc::new(default_provider());
         let verifier: Arc<dyn ServerCertVerifier> = match self {
-            Self::Pinned(thumbprint) => Arc::new(OnlyThis {
-                thumbprint: thumbprint.clone(),
+            Self::Pinned(thumbprint) => Arc::new(Unsigned {
+                thumbprint: Some(thumbprint.clone()),
                 provider: provider.clone(),
             }),
             Self::Authority(path) => signed_by(authorities(path)?, &provider)?,
             Self::System => signed_by(system_authorities()?, &provider)?,
+            Self::Directories(directories) => signed_by(also(directories)?, &provider)?,
+            Self::Anybody => Arc::new(Unsigned {
+                thumbprint: None,
+                provider: provider.clone(),
+            }),
         };
         let builder = ClientConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
@@ -65,7 +78,7 @@ fn signed_by(
         .map_err(|error| {
             Error::new(Kind::Usage, "no authority to check certificates by")
                 .because(error)
-                .hint("name one with cacert=FILE, or pin the certificate with thumbprint=HEX")
+                .hint(NAME_ONE)
         })
 }
 
@@ -105,7 +118,33 @@ fn system_authorities() -> Result<RootCertStore> {
         let why = why.unwrap_or_else(|| "there are none".to_owned());
         return Err(Error::new(Kind::Usage, "read this system's authorities")
             .because(why)
-            .hint("name one with cacert=FILE, or pin the certificate with thumbprint=HEX"));
+            .hint(NAME_ONE));
+    }
+    Ok(roots)
+}
+
+/// Those of the system, and those in every file of `directories` that is not hidden. A file that
+/// holds none is passed over, as a directory of certificates may hold a key or a note.
+fn also(directories: &[PathBuf]) -> Result<RootCertStore> {
+    let found = rustls_native_certs::load_native_certs();
+    let mut roots = RootCertStore::empty();
+    roots.add_parsable_certificates(found.certs);
+    for directory in directories {
+        let unread = |error| {
+            let what = format!("read authorities from {}", directory.display());
+            Error::io(what, error).with_kind(Kind::Usage)
+        };
+        for entry in fs::read_dir(directory).map_err(unread)? {
+            let entry = entry.map_err(unread)?;
+            let hidden = entry.file_name().as_encoded_bytes().starts_with(b".");
+            if hidden || !entry.path().is_file() {
+                continue;
+            }
+            match authorities(&entry.path()) {
+                Ok(more) => roots.extend(more.roots),
+                Err(error) => tracing::warn!("{}", error.line()),
+            }
+        }
     }
     Ok(roots)
 }
@@ -178,14 +217,14 @@ impl fmt::Debug for Thumbprint {
     }
 }
 
-/// Believes one certificate. That the server has its key is checked as for any other.
+/// Believes one certificate, or any. That the server has its key is checked as for every other.
 #[derive(Debug)]
-struct OnlyThis {
-    thumbprint: Thumbprint,
+struct Unsigned {
+    thumbprint: Option<Thumbprint>,
     provider: Arc<CryptoProvider>,
 }
 
-impl ServerCertVerifier for OnlyThis {
+impl ServerCertVerifier for Unsigned {
     fn verify_server_cert(
         &self,
         end_entity: &CertificateDer<'_>,
@@ -194,12 +233,14 @@ impl ServerCertVerifier for OnlyThis {
         _ocsp_response: &[u8],
         _now: UnixTime,
     ) -> Result<ServerCertVerified, TlsError> {
-        let shown = self.thumbprint.same_kind_of(end_entity);
-        match shown == self.thumbprint {
+        let Some(expected) = &self.thumbprint else {
+            return Ok(ServerCertVerified::assertion());
+        };
+        let shown = expected.same_kind_of(end_entity);
+        match shown == *expected {
             true => Ok(ServerCertVerified::assertion()),
             false => Err(TlsError::General(format!(
-                "the server's thumbprint is {shown}, and {} is expected",
-                self.thumbprint
+                "the server's thumbprint is {shown}, and {expected} is expected"
             ))),
         }
     }
