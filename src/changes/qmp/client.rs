@@ -248,7 +248,12 @@ async fn listen(mut reader: Reader, waiting: Arc<Waiting>, stirred: Arc<Notify>)
             Ok(Message::Refused { id: None, refusal }) => {
                 return waiting.end(format!("QEMU could not read a command: {refusal}"));
             }
-            Ok(Message::Greeting(_)) => {}
+            // Whoever connects while QEMU comes up may be greeted twice; then QEMU has forgotten all
+            // that was agreed upon.
+            Ok(Message::Greeting(_)) => {
+                waiting.end("QEMU greeted again, and takes no more commands".to_owned());
+                return stirred.notify_one();
+            }
             Err(error) => {
                 waiting.end(error.line());
                 return stirred.notify_one();

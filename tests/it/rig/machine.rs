@@ -39,6 +39,19 @@ impl Machine {
         mebibytes: u32,
         args: &[String],
     ) -> Self {
+        Self::boot_with(Stdio::null(), dir, kernel, initramfs, mebibytes, args)
+    }
+
+    /// Likewise, with something for the emulator to read from.
+    #[track_caller]
+    pub(crate) fn boot_with(
+        stdin: Stdio,
+        dir: TempDir,
+        kernel: &Kernel,
+        initramfs: Initramfs,
+        mebibytes: u32,
+        args: &[String],
+    ) -> Self {
         let initrd = dir.path().join("initrd");
         initramfs.write(&initrd);
         let serial = |name| format!("file:{}", dir.path().join(name).display());
@@ -55,7 +68,7 @@ impl Machine {
             .arg("-initrd")
             .arg(&initrd)
             .args(args)
-            .stdin(Stdio::null())
+            .stdin(stdin)
             .stdout(Stdio::null());
         let server = Server::spawn(&mut command);
         Self { server, dir }

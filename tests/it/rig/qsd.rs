@@ -6,9 +6,9 @@
 
 use super::server::{Server, run, socket_dir, uri};
 use serde_json::{Value, json};
-use std::cell::OnceCell;
 use std::fmt::Write as _;
 use std::io::{BufRead, BufReader, Write};
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{ChildStdin, ChildStdout, Command, Stdio};
@@ -40,8 +40,10 @@ impl Qsd {
     #[track_caller]
     pub(crate) fn new(disk: &Path) -> Self {
         let dir = socket_dir();
-        let (nbd, qmp) = (dir.path().join("nbd"), dir.path().join("qmp"));
-        let mut server = Server::start(
+        let nbd = dir.path().join("nbd");
+        let (ours, theirs) = Qmp::line();
+        let mut server = Server::start_with(
+            theirs,
             "qemu-storage-daemon",
             [
                 "--blockdev",
@@ -59,14 +61,14 @@ impl Qsd {
                 "--export",
                 "type=nbd,id=guest,node-name=disk0,name=guest,writable=on",
                 "--chardev",
-                &format!("socket,id=c0,path={},server=on,wait=off", qmp.display()),
+                "socket,id=c0,fd=0",
                 "--monitor",
                 "chardev=c0",
             ],
         );
         // A socket has a name before anybody listens at it.
         server.wait_until(|| UnixStream::connect(&nbd).is_ok());
-        let qmp = Qmp::connect(&qmp, &mut server);
+        let qmp = Qmp::greeted(ours);
         let size = disk.metadata().expect("the disk's size").len();
         Self {
             qmp,
@@ -207,15 +209,20 @@ pub(super) struct Qmp {
 }
 
 impl Qmp {
-    /// Connects as soon as `server` listens at `path`.
-    #[track_caller]
-    pub(super) fn connect(path: &Path, server: &mut Server) -> Self {
-        let found = OnceCell::new();
-        server.wait_until(|| UnixStream::connect(path).is_ok_and(|one| found.set(one).is_ok()));
-        Self::new(found.into_inner().expect("connected"))
+    /// A line to QMP, and the end of it that QEMU gets as its standard input.
+    ///
+    /// A socket that QEMU listens at is not fit for whoever starts QEMU: one thread accepts at it
+    /// while another sets up the monitor behind it. Whoever comes in that moment is greeted twice,
+    /// the second time with all that was said before forgotten, or not at all.
+    pub(super) fn line() -> (UnixStream, Stdio) {
+        let (ours, theirs) = UnixStream::pair().expect("a pair of sockets");
+        (ours, OwnedFd::from(theirs).into())
     }
 
-    fn new(writer: UnixStream) -> Self {
+    /// Our end of a line, once QEMU is there. When this returns, it has done all that its command
+    /// line says, and listens wherever it is to listen.
+    #[track_caller]
+    pub(super) fn greeted(writer: UnixStream) -> Self {
         writer
             .set_read_timeout(Some(Duration::from_secs(20)))
             .expect("set a timeout");

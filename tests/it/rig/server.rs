@@ -22,9 +22,18 @@ pub(crate) struct Server {
 
 impl Server {
     pub(crate) fn start<A: AsRef<OsStr>>(program: &str, args: impl IntoIterator<Item = A>) -> Self {
+        Self::start_with(Stdio::null(), program, args)
+    }
+
+    /// Likewise, with something to read from.
+    pub(crate) fn start_with<A: AsRef<OsStr>>(
+        stdin: Stdio,
+        program: &str,
+        args: impl IntoIterator<Item = A>,
+    ) -> Self {
         let mut command = Command::new("setpriv");
         command.args(["--pdeathsig", "TERM", program]).args(args);
-        Self::spawn(command.stdin(Stdio::null()).stdout(Stdio::null()))
+        Self::spawn(command.stdin(stdin).stdout(Stdio::null()))
     }
 
     pub(crate) fn spawn(command: &mut Command) -> Self {
