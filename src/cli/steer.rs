@@ -12,8 +12,11 @@ use crate::migrate::{RunOptions, record_wish, run};
 use clap::Args;
 use std::io::{self, IsTerminal};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::time::sleep;
+
+/// How long a process may take to begin to listen, or to end.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Which migration.
 #[derive(Args, Clone, Debug)]
@@ -43,8 +46,21 @@ impl Which {
         }
     }
 
-    /// Asks the process that drives; if there is none, records the wish for the next one.
-    fn wish(&self, request: Request) -> Result<()> {
+    /// Asks the process that drives; if there is none, records the wish for the next one. One that
+    /// has just begun, or is about to end, does not listen: it is asked again.
+    async fn wish(&self, request: Request) -> Result<()> {
+        let began = Instant::now();
+        loop {
+            match self.wish_now(request) {
+                Err(error) if error.kind() == Kind::Transient && began.elapsed() < PATIENCE => {
+                    sleep(Duration::from_millis(50)).await;
+                }
+                wished => return wished,
+            }
+        }
+    }
+
+    fn wish_now(&self, request: Request) -> Result<()> {
         let status = match self.ask(request)? {
             Asked::Answer(answer) => return accept(answer),
             Asked::Nobody(status) => status,
@@ -118,7 +134,7 @@ impl Command for Cutover {
     const NAME: &'static str = "cutover";
 
     async fn run(self, _output: Output) -> Result<()> {
-        self.which.wish(Request::Cutover)
+        self.which.wish(Request::Cutover).await
     }
 }
 
@@ -133,7 +149,7 @@ impl Command for Hold {
     const NAME: &'static str = "hold";
 
     async fn run(self, _output: Output) -> Result<()> {
-        self.which.wish(Request::Hold)
+        self.which.wish(Request::Hold).await
     }
 }
 
@@ -148,7 +164,7 @@ impl Command for Resume {
     const NAME: &'static str = "resume";
 
     async fn run(self, _output: Output) -> Result<()> {
-        self.which.wish(Request::Resume)
+        self.which.wish(Request::Resume).await
     }
 }
 

@@ -5,8 +5,8 @@ use super::record::Record;
 use super::store::Store;
 use crate::error::Result;
 use std::path::Path;
-use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// A record and where it is kept.
 #[derive(Debug)]
@@ -78,10 +78,20 @@ impl Book {
     }
 }
 
-/// Milliseconds since 1970.
+/// Milliseconds since 1970, as the clock had it when this process first asked, and steady from then
+/// on: how long something took is true also when the clock is set meanwhile.
 pub(super) fn now() -> u64 {
+    static FIRST: LazyLock<(u64, Instant)> = LazyLock::new(|| (clock(), Instant::now()));
+    let (first, asked) = *FIRST;
+    first.saturating_add(millis(asked.elapsed()))
+}
+
+/// Milliseconds since 1970 as the clock has it now, for moments and hours that people name.
+pub(super) fn clock() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH);
-    since.map_or(0, |time| {
-        u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
-    })
+    since.map_or(0, millis)
+}
+
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }

@@ -1,6 +1,7 @@
 //! A migration in this process: take the directory, listen, drive, and tell how it ended.
 
 use super::book::{self, Book};
+use super::claim;
 use super::control::{self, Request};
 use super::drive::{Scene, Wish, drive};
 use super::metrics;
@@ -49,6 +50,7 @@ pub async fn run(
     if let Some(over) = over(&record, options.first) {
         return over;
     }
+    let _claimed = claim::devices(&plan)?;
     // Whoever steers it by its directory alone reads the plan there.
     store.replace("plan.yaml", plan.text.as_bytes())?;
     let scene = Arc::new(Scene::new(plan, Book::new(store, record)?, reporter));
@@ -180,7 +182,7 @@ fn report_failure(scene: &Scene, error: &Error, flight: &Flight) {
          Log:\n{}",
         env!("CARGO_PKG_VERSION"),
         record.vm,
-        show_moment(book::now() / 1000),
+        show_moment(book::clock() / 1000),
         error.line(),
         status.table(),
         flight.text()
@@ -193,9 +195,15 @@ fn report_failure(scene: &Scene, error: &Error, flight: &Flight) {
 /// Records a wish for the process that will drive next, if none does now.
 ///
 /// # Errors
-/// `Refused`: a process drives by now, or it cannot be wished for.
+/// `Refused`: it cannot be wished for. `Transient`: a process drives, which has just begun or is
+/// about to end.
 pub fn record_wish(plan: &Plan, directory: &Path, request: Request) -> Result<()> {
-    let store = Store::open(directory)?;
+    let store = match Store::open(directory) {
+        Err(error) if error.kind() == Kind::Refused => {
+            return Err(Error::new(Kind::Transient, "record the wish").because(error));
+        }
+        opened => opened?,
+    };
     let Some(mut record) = store.load()? else {
         let what = format!("there is no migration in {}", directory.display());
         return Err(Error::new(Kind::Refused, what));

@@ -26,14 +26,16 @@ mod wait;
 
 pub(super) use scene::{Scene, raw};
 
+use scene::{FIRST_DELAY, LONGEST_DELAY};
+
 use super::phase::{Action, Event, Refusal, State};
 use crate::error::{Error, Kind, Result};
 use crate::pipeline::{Stop, Stopper};
 use crate::report;
 use std::pin::pin;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, oneshot};
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 /// How long an action that cannot be stopped may go on after the process was told to end. What it
 /// does is repeated by the next process, so that nothing is lost by leaving it.
@@ -65,6 +67,7 @@ pub(super) async fn drive(
         grant(scene, wish)?;
     }
     let mut lost = 0;
+    let mut trouble = Trouble::default();
     loop {
         let state = scene.book.state();
         let action = state.action(&scene.rules);
@@ -77,12 +80,23 @@ pub(super) async fn drive(
             _ => {}
         }
         tracing::debug!(?action, "begins");
+        let began = Instant::now();
         let event = match one(scene, &state, &action, wishes, &mut stop).await? {
             Some(Ok(event)) => event,
             Some(Err(error)) if error.kind() == Kind::Interrupted => return Err(error),
-            Some(Err(error)) => return Err(fail(scene, error)?),
+            Some(Err(error)) => match trouble.delay(&error, began, scene.plan.retry) {
+                Some(delay) => {
+                    scene.warn(format!("{}; trying again", error.line()));
+                    tokio::select! {
+                        () = stop.requested() => return Err(scene::interrupted()),
+                        () = sleep(delay) => continue,
+                    }
+                }
+                None => return Err(fail(scene, error)?),
+            },
             None => continue,
         };
+        trouble = Trouble::default();
         lost = match &event {
             Event::PointLost(_) => lost + 1,
             Event::PassDone => 0,
@@ -99,6 +113,28 @@ pub(super) async fn drive(
             scene.warn(format!("point {}: {why}; another one is made", state.point));
         }
         turn(scene, event)?;
+    }
+}
+
+/// Actions that failed one after the other by what may pass: a server that hangs up on whoever
+/// connects to it, for one. What is lost later is made anew further down.
+#[derive(Debug, Default)]
+struct Trouble {
+    /// When the first of them began.
+    since: Option<Instant>,
+    last: Option<Duration>,
+}
+
+impl Trouble {
+    /// Time until an action that began at `began` is repeated; none if it has failed for good, or
+    /// as long as the plan allows.
+    fn delay(&mut self, error: &Error, began: Instant, retry: Duration) -> Option<Duration> {
+        let since = *self.since.get_or_insert(began);
+        let next = self.last.map(|last| last.saturating_mul(2));
+        let delay = next.unwrap_or(FIRST_DELAY).min(LONGEST_DELAY);
+        self.last = Some(delay);
+        let late = since.elapsed().saturating_add(delay) > retry;
+        (error.kind() == Kind::Transient && !late).then_some(delay)
     }
 }
 

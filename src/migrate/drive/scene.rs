@@ -18,11 +18,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::time::sleep;
 
-/// Before a call to the guest is repeated; doubled each time.
-const FIRST_DELAY: Duration = Duration::from_millis(250);
+/// Before a call to the guest, or an action, is repeated; doubled each time.
+pub(super) const FIRST_DELAY: Duration = Duration::from_millis(250);
 
 /// And no longer than this.
-const LONGEST_DELAY: Duration = Duration::from_secs(10);
+pub(super) const LONGEST_DELAY: Duration = Duration::from_secs(10);
 
 /// A migration in this process.
 pub(crate) struct Scene {
@@ -216,7 +216,7 @@ impl Scene {
         let share = self.plan.workers.min(self.plan.disks.len()).max(1);
         let each = |all: u64| all / u64::try_from(share).unwrap_or(1);
         // Less than one host may carry is less than any may.
-        let hour = HourOfDay::at(book::now() / 1000);
+        let hour = HourOfDay::at(book::clock() / 1000);
         let rates = [limits.rate_at(hour), limits.rate_per_host];
         let rate = rates.into_iter().flatten().min();
         Tuning {

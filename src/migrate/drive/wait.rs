@@ -60,8 +60,8 @@ fn ask(scene: &Scene, outlook: &Forecast) -> Decision {
             asked: record.state.cutover,
             called_off: record.state.called_off.is_some(),
             first: record.state.durable == 0,
-            since: since(record.frozen_at(record.state.durable)),
-            now: book::now() / 1000,
+            since: since(scene, record.frozen_at(record.state.durable)),
+            now: book::clock() / 1000,
             forecast: outlook,
             rounds: scene.rounds(),
             waited_for: &record.pass.waited_for,
@@ -73,14 +73,14 @@ fn ask(scene: &Scene, outlook: &Forecast) -> Decision {
 fn early(scene: &Scene) -> bool {
     scene.book.look(|record| {
         let frozen = record.frozen_at(record.state.durable);
-        frozen.is_some() && since(frozen) < scene.plan.precopy_interval
+        frozen.is_some() && since(scene, frozen) < scene.plan.precopy_interval
     })
 }
 
 /// What is expected, as of now.
 pub(super) fn outlook(scene: &Scene) -> Forecast {
     scene.book.look(|record| {
-        let since = since(record.frozen_at(record.state.durable));
+        let since = since(scene, record.frozen_at(record.state.durable));
         forecast(&record.passes, since, None)
     })
 }
@@ -94,8 +94,13 @@ pub(super) fn expected(scene: &Scene) -> Option<Expected> {
     })
 }
 
-/// Time since a moment; none if it has not come yet, as the clock has it.
-fn since(frozen: Option<u64>) -> Duration {
-    let passed = frozen.and_then(|frozen| book::now().checked_sub(frozen));
-    Duration::from_millis(passed.unwrap_or(0))
+/// Time since a point was frozen. If that has not come yet, as the clock has it, then the clock was
+/// turned back between two processes; that a whole interval has passed is on the safe side: a pass
+/// is due, and the outage is not taken for a short one.
+fn since(scene: &Scene, frozen: Option<u64>) -> Duration {
+    let Some(frozen) = frozen else {
+        return Duration::ZERO;
+    };
+    let passed = book::now().checked_sub(frozen);
+    passed.map_or(scene.plan.precopy_interval, Duration::from_millis)
 }

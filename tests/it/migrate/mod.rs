@@ -6,11 +6,19 @@
 //!  kills.rs     killed at any moment, again and again
 //!  trouble.rs   sockets lost, targets full, disks that are not those of the plan
 //!  trust.rs     trackers that leave out changes, or were reset
+//!  network.rs   ways that are cut: to the disks, to QMP, to a target
+//!  faults.rs    servers that start anew, targets that are full or slow, clocks that are set
+//!  commanded.rs  bitmaps that somebody else prepares, behind a command
+//!  machine.rs   a real guest, moved to a LUN and a namespace, where it boots again
 //!  converge.rs  writers below, near and above what gets through
 //! ```
 
+mod commanded;
 mod converge;
+mod faults;
 mod kills;
+mod machine;
+mod network;
 mod stage;
 mod trouble;
 mod trust;

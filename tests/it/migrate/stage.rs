@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -22,27 +22,48 @@ pub(super) fn until(what: &str, mut is_so: impl FnMut() -> bool) {
     }
 }
 
+/// Between two writes.
+const PAUSE: Duration = Duration::from_millis(4);
+
 /// Someone who writes to one disk until told to stop.
 struct Writer {
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
 
+/// How a guest writes to each of its disks.
+#[derive(Clone, Copy, Debug)]
+enum Habit {
+    /// Here and there, also zeroes, also holes.
+    Restless,
+    /// Block after block, round and round, so many bytes a second.
+    Steady(u64),
+}
+
+/// What QEMU tracks, and diskferry copies, as a whole.
+const BLOCK: u64 = 64 << 10;
+
 impl Writer {
-    fn start(mut guest: Guest, size: u64, seed: u64, pause: Arc<AtomicU64>) -> Self {
+    fn start(mut guest: Guest, size: u64, seed: u64, habit: Habit) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
         let told = stop.clone();
         let thread = thread::spawn(move || {
             let mut rng = Rng::new(seed);
+            let (began, mut written) = (Instant::now(), 0);
             while !told.load(Ordering::Relaxed) {
-                let length = (1 + rng.below(16)) * 4096;
-                let offset = rng.below((size - length) / 512) * 512;
-                match rng.below(8) {
-                    0 => guest.zero(offset, length),
-                    1 => guest.discard(offset, length),
-                    _ => guest.write(u8::try_from(rng.below(255) + 1).unwrap(), offset, length),
+                match habit {
+                    Habit::Restless => {
+                        restless(&mut guest, size, &mut rng);
+                        thread::sleep(PAUSE);
+                    }
+                    Habit::Steady(rate) => {
+                        let pattern = u8::try_from(rng.below(255) + 1).unwrap();
+                        guest.write(pattern, written % size, BLOCK);
+                        written += BLOCK;
+                        let due = Duration::from_micros(written * 1_000_000 / rate);
+                        thread::sleep(due.saturating_sub(began.elapsed()));
+                    }
                 }
-                thread::sleep(Duration::from_millis(pause.load(Ordering::Relaxed)));
             }
         });
         let thread = Some(thread);
@@ -50,15 +71,19 @@ impl Writer {
     }
 }
 
-impl Writer {
-    fn end(&self) {
-        self.stop.store(true, Ordering::Relaxed);
+fn restless(guest: &mut Guest, size: u64, rng: &mut Rng) {
+    let length = (1 + rng.below(16)) * 4096;
+    let offset = rng.below((size - length) / 512) * 512;
+    match rng.below(8) {
+        0 => guest.zero(offset, length),
+        1 => guest.discard(offset, length),
+        _ => guest.write(u8::try_from(rng.below(255) + 1).unwrap(), offset, length),
     }
 }
 
 impl Drop for Writer {
     fn drop(&mut self) {
-        self.end();
+        self.stop.store(true, Ordering::Relaxed);
         let _ = self.thread.take().map(JoinHandle::join);
     }
 }
@@ -69,6 +94,8 @@ pub(super) struct Stage {
     pub(super) emulator: Emulator,
     pub(super) devices: Vec<LoopDevice>,
     disks: Vec<PathBuf>,
+    size: u64,
+    habit: Habit,
     writers: Vec<Writer>,
     pub(super) plan: PathBuf,
     /// What there was on the VM before.
@@ -79,6 +106,16 @@ impl Stage {
     /// Two disks of `size` bytes; `more` is the rest of the plan.
     #[track_caller]
     pub(super) fn new(size: u64, more: &str) -> Self {
+        Self::with(size, Habit::Restless, more)
+    }
+
+    /// Likewise, with a guest that writes `rate` bytes a second in all.
+    #[track_caller]
+    pub(super) fn steady(size: u64, rate: u64, more: &str) -> Self {
+        Self::with(size, Habit::Steady(rate / 2), more)
+    }
+
+    fn with(size: u64, habit: Habit, more: &str) -> Self {
         let room = Room::new();
         let disks: Vec<PathBuf> = (0..2).map(|i| room.path(&format!("disk{i}"))).collect();
         for (seed, disk) in (1..).zip(&disks) {
@@ -95,14 +132,28 @@ impl Stage {
             room,
             emulator,
             disks,
+            size,
+            habit,
             before,
         };
         stage.write_plan(more);
-        let pause = Arc::new(AtomicU64::new(4));
-        stage.writers = (0..2)
-            .map(|i| Writer::start(stage.emulator.guest(i), size, 7 + i as u64, pause.clone()))
-            .collect();
+        stage.start_writers();
         stage
+    }
+
+    /// The guest writes to both disks.
+    fn start_writers(&mut self) {
+        let (size, habit) = (self.size, self.habit);
+        let writer = |i: usize| Writer::start(self.emulator.guest(i), size, 7 + i as u64, habit);
+        self.writers = (0..2).map(writer).collect();
+    }
+
+    /// The server of the source dies with all that it has in memory, and comes back. So does the
+    /// guest.
+    pub(super) fn restart_vm(&mut self) {
+        self.writers.clear();
+        self.emulator.restart();
+        self.start_writers();
     }
 
     /// The plan, with `more` at its end.
@@ -127,6 +178,14 @@ impl Stage {
         fs::write(&self.plan, text).unwrap();
     }
 
+    /// Another word in the plan.
+    #[track_caller]
+    pub(super) fn replan(&self, from: &str, to: &str) {
+        let text = fs::read_to_string(&self.plan).unwrap();
+        assert!(text.contains(from), "{from} is not in {text}");
+        fs::write(&self.plan, text.replace(from, to)).unwrap();
+    }
+
     /// Is there once the guest should go.
     fn flag(&self) -> PathBuf {
         self.room.path("cutover-begins")
@@ -142,6 +201,29 @@ impl Stage {
 
     pub(super) fn migrate(&self) -> Running {
         self.room.start(self.words(&["migrate", "--json"]))
+    }
+
+    /// Another process goes on, and can be steered.
+    #[track_caller]
+    pub(super) fn go_on(&self) -> Running {
+        let run = self.migrate();
+        until("a process that listens", || {
+            self.status()["running"] == true
+        });
+        run
+    }
+
+    /// The program, with more in its environment.
+    pub(super) fn migrate_with(&self, environment: &[(&str, &str)]) -> Running {
+        let mut command = self.room.command(self.words(&["migrate", "--json"]));
+        command.envs(environment.iter().copied());
+        Running::start(command)
+    }
+
+    /// Where it is, as it is recorded; nothing before there is a migration.
+    pub(super) fn record(&self) -> Value {
+        let text = fs::read(self.directory().join("migration.json")).unwrap_or_default();
+        serde_json::from_slice(&text).unwrap_or(Value::Null)
     }
 
     /// Another command about the migration.
@@ -163,6 +245,17 @@ impl Stage {
         });
     }
 
+    /// Waits until the guest should go.
+    #[track_caller]
+    pub(super) fn until_wanted(&self) {
+        until("a cutover", || self.flag().exists());
+    }
+
+    /// The cutover came to nothing: a later one is another one.
+    pub(super) fn forget_wanted(&self) {
+        fs::remove_file(self.flag()).unwrap();
+    }
+
     /// The guest goes as soon as the cutover has begun; whether it has.
     pub(super) fn quiet_if_wanted(&mut self) -> bool {
         let wanted = self.flag().exists();
@@ -171,22 +264,6 @@ impl Stage {
             self.emulator.drop_guests();
         }
         wanted
-    }
-
-    /// The VM's process ends at once, and another one begins with the same disks.
-    #[track_caller]
-    pub(super) fn restart_vm(&mut self) {
-        // Its guests see it go, and are not to be blamed.
-        self.writers.iter().for_each(Writer::end);
-        self.writers.clear();
-        self.emulator.restart();
-        // Nodes without a name of their own get another number.
-        self.before = self.emulator.inventory();
-        let size = self.disks[0].metadata().unwrap().len();
-        let pause = Arc::new(AtomicU64::new(4));
-        self.writers = (0..2)
-            .map(|i| Writer::start(self.emulator.guest(i), size, 70 + i as u64, pause.clone()))
-            .collect();
     }
 
     /// Waits for a run to end, and lets the guest go when it is time.

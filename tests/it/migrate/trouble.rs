@@ -7,12 +7,9 @@ use std::path::Path;
 
 const SIZE: u64 = 16 << 20;
 
-/// Another word in the plan.
-fn replan(stage: &Stage, from: &Path, to: &Path) {
-    let text = fs::read_to_string(&stage.plan).unwrap();
-    let (from, to) = (from.to_str().unwrap(), to.to_str().unwrap());
-    assert!(text.contains(from), "{from} is not in {text}");
-    fs::write(&stage.plan, text.replace(from, to)).unwrap();
+/// Another path in the plan.
+pub(super) fn replan(stage: &Stage, from: &Path, to: &Path) {
+    stage.replan(from.to_str().unwrap(), to.to_str().unwrap());
 }
 
 #[test]
@@ -76,6 +73,28 @@ fn another_plan_does_not_take_over_a_migration_that_was_begun() {
     fs::write(&stage.plan, text).unwrap();
     stage.steer("cancel").ok();
     stage.assert_clean();
+}
+
+#[test]
+fn a_device_that_one_migration_fills_is_refused_to_another_also_between_passes() {
+    let mut stage = Stage::new(SIZE, "precopy-interval: 1h\nlimits: {rate: 10M}");
+    let mut other = Stage::new(SIZE, "precopy-interval: 1h\noverwrite: true");
+    replan(&other, other.devices[1].path(), stage.devices[1].path());
+    let assert_refused = |other: &mut Stage| {
+        let outcome = other.migrate().wait().exits(4);
+        let message = outcome.event("failed")["message"].to_string();
+        assert!(message.contains("is of another migration"), "{message}");
+        other.assert_clean();
+    };
+    let run = stage.migrate();
+    until("a full pass", || stage.record()["state"]["step"] == "pass");
+    assert_refused(&mut other);
+    stage.until_durable(1);
+    until("a wait", || stage.record()["state"]["step"] == "wait");
+    assert_refused(&mut other);
+    stage.steer("cutover").ok();
+    stage.finish(run).ok();
+    stage.assert_moved();
 }
 
 #[test]

@@ -47,7 +47,7 @@ pub(crate) use disk::{
 pub(crate) use emulator::{Emulator, Gate, SmallDisk};
 pub(crate) use initramfs::{Initramfs, Kernel};
 pub(crate) use machine::Machine;
-pub(crate) use nvme::{GATEWAY, NAMESPACE, NvmeHost, Told};
+pub(crate) use nvme::{Equipment, GATEWAY, NAMESPACE, NvmeHost, Told};
 pub(crate) use qsd::{Frozen, Guest, Qsd};
 pub(crate) use room::{Outcome, Room, Running};
 pub(crate) use server::{Nbdkit, QemuNbd, Server, run, uri};

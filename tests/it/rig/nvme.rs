@@ -2,7 +2,8 @@
 //!
 //! The kernel here has no NVMe over fabrics, so a virtual machine does: its kernel exports a disk in
 //! memory as an NVMe/TCP target, and connects to it as a host. Whatever `/dev/nvme0n1` is told
-//! crosses the protocol. A network card leads to the loopback ports of this machine.
+//! crosses the protocol. A network card leads to the loopback ports of this machine, and from one of
+//! them to the target, so that another machine can use the namespace, too.
 
 use super::initramfs::{Initramfs, Kernel};
 use super::machine::Machine;
@@ -10,14 +11,23 @@ use super::server::run;
 use serde_json::Value;
 use std::cell::OnceCell;
 use std::io::Write;
+use std::net::{Ipv4Addr, TcpListener};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Duration;
+use tempfile::TempDir;
 
 /// How long the guest may be silent about what it was asked.
 const PATIENCE: Duration = Duration::from_secs(120);
 /// Memory of the machine besides the disk in it.
 const MEBIBYTES: u32 = 384;
+
+/// The port of the target, in the guest.
+const TARGET: u16 = 4420;
+/// How the address of a namespace begins, for other machines.
+pub(super) const NVME_TCP: &str = "nvme+tcp://127.0.0.1:";
+/// What the target is called.
+pub(super) const SUBSYSTEM: &str = "diskferry";
 
 /// The namespace, as commands of the guest call it.
 pub(crate) const NAMESPACE: &str = "/dev/nvme0n1";
@@ -33,7 +43,7 @@ s=/tmp/c/nvmet/subsystems/diskferry; mkdir $s; echo 1 >$s/attr_allow_any_host
 mkdir $s/namespaces/1; echo -n /dev/ram0 >$s/namespaces/1/device_path
 echo 1 >$s/namespaces/1/enable
 p=/tmp/c/nvmet/ports/1; mkdir $p
-echo 127.0.0.1 >$p/addr_traddr; echo tcp >$p/addr_trtype
+echo 0.0.0.0 >$p/addr_traddr; echo tcp >$p/addr_trtype
 echo 4420 >$p/addr_trsvcid; echo ipv4 >$p/addr_adrfam
 ln -s $s $p/subsystems/diskferry
 n=transport=tcp,traddr=127.0.0.1,trsvcid=4420,nqn=diskferry,nr_io_queues=2
@@ -47,10 +57,23 @@ while read -r line <&3; do
 done
 ";
 
+/// What else the host has.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Equipment<'a> {
+    /// Disks of 4096-byte sectors, `/dev/vda` and so on in the host: block devices here.
+    pub(crate) disks: &'a [&'a Path],
+    /// A directory that is the same here and there, by the same path.
+    pub(crate) share: Option<&'a Path>,
+    /// Programs of this machine.
+    pub(crate) programs: &'a [&'a str],
+}
+
 /// The host. Killed when dropped.
 #[derive(Debug)]
 pub(crate) struct NvmeHost {
     machine: Machine,
+    /// Of this machine's loopback, where the NVMe/TCP target is.
+    port: u16,
     /// Where commands go.
     ear: UnixStream,
     /// Lines that belong to commands before.
@@ -69,27 +92,39 @@ impl NvmeHost {
     /// Boots a host with a namespace of `mebibytes`.
     #[track_caller]
     pub(crate) fn new(mebibytes: u32) -> Self {
+        Self::with(mebibytes, Equipment::default())
+    }
+
+    /// Likewise, with more.
+    #[track_caller]
+    pub(crate) fn with(mebibytes: u32, equipment: Equipment<'_>) -> Self {
         let kernel = Kernel::new();
-        let disk = format!("brd rd_nr=1 rd_size={}", mebibytes * 1024);
-        let modules = ["virtio_pci", "virtio_net", &disk, "nvmet_tcp", "nvme_tcp"];
-        let mut initramfs = Initramfs::new(&kernel, &modules, CONNECT);
         let dir = Machine::directory();
-        // Without the names of its functions it is a fifth as long, and all of it is in memory.
-        let stripped = dir.path().join("diskferry");
-        let program = Path::new(env!("CARGO_BIN_EXE_diskferry"));
-        let words = ["-o".as_ref(), stripped.as_os_str(), program.as_os_str()];
-        run("strip", words);
-        initramfs.program("diskferry", &stripped);
-        let ear = dir.path().join("ear");
-        let args = [
-            "-serial",
-            &format!("unix:{},server=on,wait=off", ear.display()),
-            "-netdev",
-            "user,id=net0",
-            "-device",
-            "virtio-net-pci,netdev=net0,romfile=",
-        ]
-        .map(str::to_owned);
+        let initramfs = initramfs(&kernel, &dir, mebibytes, equipment);
+        let (ear, port) = (dir.path().join("ear"), free_port());
+        let mut args = vec![
+            "-serial".to_owned(),
+            format!("unix:{},server=on,wait=off", ear.display()),
+        ];
+        args.extend(network(&format!(",hostfwd=tcp:127.0.0.1:{port}-:{TARGET}")));
+        for (index, disk) in equipment.disks.iter().enumerate() {
+            // Not locked: whoever boots from the disk later is another QEMU.
+            args.push("-drive".to_owned());
+            args.push(format!(
+                "if=none,id=d{index},format=raw,cache=none,file.locking=off,file={}",
+                disk.display()
+            ));
+            let sectors = "logical_block_size=4096,physical_block_size=4096";
+            args.push("-device".to_owned());
+            args.push(format!("virtio-blk-pci,drive=d{index},{sectors}"));
+        }
+        if let Some(share) = equipment.share {
+            args.push("-virtfs".to_owned());
+            let share = share.display();
+            args.push(format!(
+                "local,path={share},mount_tag=share,security_model=none"
+            ));
+        }
         let memory = MEBIBYTES + mebibytes;
         let mut machine = Machine::boot(dir, &kernel, initramfs, memory, &args);
         let found = OnceCell::new();
@@ -101,7 +136,13 @@ impl NvmeHost {
             heard: machine.said().len(),
             ear: found.into_inner().expect("connected"),
             machine,
+            port,
         }
+    }
+
+    /// The namespace, as another machine of the rig reaches it.
+    pub(crate) fn namespace(&self) -> String {
+        format!("{NVME_TCP}{}", self.port)
     }
 
     /// Has the guest run `command`, a line of busybox's shell with `diskferry` in reach.
@@ -133,6 +174,54 @@ impl NvmeHost {
         assert_eq!(told.code, 0, "{command}:\n{}", told.lines.join("\n"));
         told
     }
+}
+
+/// What the host boots.
+fn initramfs(
+    kernel: &Kernel,
+    dir: &TempDir,
+    mebibytes: u32,
+    equipment: Equipment<'_>,
+) -> Initramfs {
+    let disk = format!("brd rd_nr=1 rd_size={}", mebibytes * 1024);
+    let mut modules = vec!["virtio_pci", "virtio_net", &disk, "nvmet_tcp", "nvme_tcp"];
+    if !equipment.disks.is_empty() {
+        modules.push("virtio_blk");
+    }
+    let mut script = String::new();
+    if let Some(share) = equipment.share {
+        modules.extend(["9pnet_virtio", "9p"]);
+        let share = share.display();
+        let options = "trans=virtio,version=9p2000.L,msize=131072";
+        script = format!("busybox mkdir -p {share}; mount -t 9p -o {options} share {share}");
+    }
+    let mut initramfs = Initramfs::new(kernel, &modules, &format!("{script}{CONNECT}"));
+    // Without the names of its functions it is a fifth as long, and all of it is in memory.
+    let stripped = dir.path().join("diskferry");
+    let program = Path::new(env!("CARGO_BIN_EXE_diskferry"));
+    let words = ["-o".as_ref(), stripped.as_os_str(), program.as_os_str()];
+    run("strip", words);
+    initramfs.program("diskferry", &stripped);
+    for name in equipment.programs {
+        initramfs.program(name, Path::new(run("which", [name]).trim()));
+    }
+    initramfs
+}
+
+/// A network card, behind which this machine is [`GATEWAY`].
+pub(super) fn network(more: &str) -> [String; 4] {
+    [
+        "-netdev".to_owned(),
+        format!("user,id=net0{more}"),
+        "-device".to_owned(),
+        "virtio-net-pci,netdev=net0,romfile=".to_owned(),
+    ]
+}
+
+/// A loopback port that was free a moment ago.
+fn free_port() -> u16 {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
+    listener.local_addr().expect("its number").port()
 }
 
 impl Told {

@@ -6,11 +6,12 @@
 use super::diary;
 use super::initramfs::{Initramfs, Kernel};
 use super::machine::Machine;
+use super::nvme::{GATEWAY, NVME_TCP, SUBSYSTEM, network};
 use super::qsd::Qmp;
 use super::server::run;
 use serde_json::{Value, json};
 use std::collections::hash_map::DefaultHasher;
-use std::fmt::Display;
+use std::fmt::{Display, Write as _};
 use std::fs;
 use std::hash::{Hash, Hasher};
 use std::os::unix::fs::FileTypeExt;
@@ -39,35 +40,47 @@ pub(crate) struct Vm {
     machine: Machine,
     control: Qmp,
     stays: bool,
+    /// The entry that it found last.
+    found: u64,
 }
 
 impl Vm {
-    /// Boots a machine with `disks` (paths or addresses of NBD exports on unix sockets), on which
-    /// there is a diary ([`diary::begin`]), and waits until it writes.
+    /// Boots a machine with `disks` (paths, addresses of NBD exports on unix sockets, or
+    /// [NVMe/TCP namespaces](super::NvmeHost::namespace)), on which there is a diary ([`diary::begin`]), and waits until it writes.
     #[track_caller]
     pub(crate) fn start<A: AsRef<str>>(disks: &[A], habits: Habits) -> Self {
         let kernel = Kernel::new();
-        let script = format!("diary write {} {}", habits.rate, names(disks.len()));
-        let mut initramfs = Initramfs::new(&kernel, MODULES, &script);
-        initramfs.program("diary", &diary_program());
+        let initramfs = keeper(&kernel, &format!("write {}", habits.rate), disks);
         let dir = Machine::directory();
         let mut args = devices(disks, false);
-        for name in ["qmp", "rig"] {
-            let path = dir.path().join(name);
-            args.push("-qmp".to_owned());
-            args.push(format!("unix:{},server=on,wait=off", path.display()));
-        }
+        let qmp = dir.path().join("qmp");
+        args.push("-qmp".to_owned());
+        args.push(format!("unix:{},server=on,wait=off", qmp.display()));
+        let rig = [
+            "-chardev",
+            "socket,id=rig,fd=0",
+            "-mon",
+            "chardev=rig,mode=control",
+        ];
+        args.extend(rig.map(str::to_owned));
         if habits.stays {
             args.push("-no-shutdown".to_owned());
         }
-        let mut machine = Machine::boot(dir, &kernel, initramfs, MEBIBYTES, &args);
-        let control = Qmp::connect(&machine.path("rig"), machine.server());
-        machine.wait_for(BOOT, "READY");
+        let (ours, theirs) = Qmp::line();
+        let mut machine = Machine::boot_with(theirs, dir, &kernel, initramfs, MEBIBYTES, &args);
+        let control = Qmp::greeted(ours);
+        let found = machine.wait_for(BOOT, "READY");
         Self {
             machine,
             control,
             stays: habits.stays,
+            found: found.parse().expect("a number"),
         }
+    }
+
+    /// The last entry that was there when it began, on disks that it found to be right.
+    pub(crate) fn found(&self) -> u64 {
+        self.found
     }
 
     /// The QMP socket for the program under test.
@@ -134,9 +147,7 @@ impl Vm {
     #[track_caller]
     pub(crate) fn check<A: AsRef<str>>(disks: &[A]) -> Result<u64, String> {
         let kernel = Kernel::new();
-        let script = format!("diary check {}", names(disks.len()));
-        let mut initramfs = Initramfs::new(&kernel, MODULES, &script);
-        initramfs.program("diary", &diary_program());
+        let initramfs = keeper(&kernel, "check", disks);
         let dir = Machine::directory();
         let args = devices(disks, true);
         let mut machine = Machine::boot(dir, &kernel, initramfs, MEBIBYTES, &args);
@@ -158,16 +169,49 @@ fn last_number(said: &[String], word: &str) -> Option<u64> {
     found.and_then(|number| number.parse().ok())
 }
 
-/// How the guest calls `count` disks.
-fn names(count: usize) -> String {
-    let names = ('a'..='z').take(count);
-    names.map(|letter| format!(" /dev/vd{letter}")).collect()
+/// What a machine boots that keeps a diary on `disks`, or checks one.
+fn keeper<A: AsRef<str>>(kernel: &Kernel, command: &str, disks: &[A]) -> Initramfs {
+    let mut modules = MODULES.to_vec();
+    let (mut script, mut names) = (String::new(), String::new());
+    let (mut local, mut remote) = ('a'..='z', 0..);
+    for disk in disks {
+        let Some(port) = disk.as_ref().strip_prefix(NVME_TCP) else {
+            let letter = local.next().expect("few disks");
+            let _ = write!(names, " /dev/vd{letter}");
+            continue;
+        };
+        let index = remote.next().unwrap_or(0);
+        if index == 0 {
+            modules.extend(["virtio_net", "nvme_tcp"]);
+            script.push_str("ip addr add 10.0.2.15/24 dev eth0; ip link set eth0 up\n");
+        }
+        let _ = write!(
+            script,
+            "echo transport=tcp,traddr={GATEWAY},trsvcid={port},nqn={SUBSYSTEM} >/dev/nvme-fabrics\n\
+             while [ ! -b /dev/nvme{index}n1 ]; do sleep 0.1; done\n"
+        );
+        let _ = write!(names, " /dev/nvme{index}n1");
+    }
+    let script = format!("{script}diary {command}{names}");
+    let mut initramfs = Initramfs::new(kernel, &modules, &script);
+    initramfs.program("diary", &diary_program());
+    initramfs
+}
+
+fn is_remote(address: &str) -> bool {
+    address.starts_with(NVME_TCP)
 }
 
 /// The options for each disk: a block node with a name, and a device on it.
 fn devices<A: AsRef<str>>(disks: &[A], read_only: bool) -> Vec<String> {
     let mut args = Vec::new();
+    if disks.iter().any(|disk| is_remote(disk.as_ref())) {
+        args.extend(network(""));
+    }
     for (index, address) in disks.iter().enumerate() {
+        if is_remote(address.as_ref()) {
+            continue;
+        }
         let node = Vm::node(index);
         let below = json!({
             "driver": "raw", "node-name": node, "discard": "unmap", "read-only": read_only,
