@@ -199,7 +199,14 @@ fn turn(scene: &Scene, event: Event) -> Result<()> {
 
 /// Records a failure; gives it back for whoever called.
 fn fail(scene: &Scene, error: Error) -> Result<Error> {
-    turn(scene, Event::Failed(error.line()))?;
+    let why = error.line();
+    turn(
+        scene,
+        match error.kind() {
+            Kind::Mismatch => Event::Unproven(why),
+            _ => Event::Failed(why),
+        },
+    )?;
     tracing::error!("{}", error.line());
     let step = scene.book.state().step;
     scene.tell(&report::Event::Warning {

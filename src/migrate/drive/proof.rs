@@ -9,7 +9,8 @@ use crate::migrate::phase::Event;
 use crate::pipeline::{Stop, Stopper};
 use tokio::task::JoinSet;
 
-/// Proves every disk: what was written since it was proven last, or `all` of it.
+/// Proves every disk: what was written since it was proven last, or `all` of it. A disk that is not as
+/// it must be is compared whole in the next pass.
 ///
 /// # Errors
 /// `Mismatch` with the disk and the offset; `Interrupted` if `halt` came; or a target cannot be
@@ -23,7 +24,7 @@ pub(super) async fn prove(scene: &Scene, all: bool, mut halt: Stop) -> Result<Ev
     let (stopper, stop) = Stopper::new();
     let scope = if all { Scope::All } else { Scope::Unproven };
     let mut proofs = JoinSet::new();
-    for (disk, counters) in scene.plan.disks.iter().zip(&counters) {
+    for (i, (disk, counters)) in scene.plan.disks.iter().zip(&counters).enumerate() {
         let options = VerifyOptions {
             target: disk.target.clone(),
             journal: JournalPlace::Path(scene.book.store.journal(&disk.name)),
@@ -33,7 +34,8 @@ pub(super) async fn prove(scene: &Scene, all: bool, mut halt: Stop) -> Result<Ev
         let name = disk.name.clone();
         proofs.spawn(async move {
             let proven = job::prove(&options, scope, context).await;
-            proven.map_err(|error| error.context(format!("prove disk {name}")))
+            let proven = proven.map_err(|error| error.context(format!("prove disk {name}")));
+            (i, proven)
         });
     }
     let mut progress = Progress::new(scene);
@@ -41,10 +43,15 @@ pub(super) async fn prove(scene: &Scene, all: bool, mut halt: Stop) -> Result<Ev
     while !proofs.is_empty() {
         tokio::select! {
             Some(ended) = proofs.join_next() => {
-                let proven = ended
+                let (i, proven) = ended
                     .map_err(|error| Error::new(Kind::Io, "prove a disk").because(error))?;
                 if let Err(error) = proven {
                     stopper.stop();
+                    // The blocks that differ are marked: a pass that compares writes them again.
+                    if error.kind() == Kind::Mismatch {
+                        let why = error.line();
+                        scene.book.change(|record| record.lose_tracking(i, &why, false))?;
+                    }
                     let keep = failed.is_some() && error.kind() == Kind::Interrupted;
                     failed = if keep { failed } else { Some(error) };
                 }

@@ -288,6 +288,9 @@ pub enum Event {
     Arm,
     /// What was written is as it must be.
     Proven,
+    /// What was written is not there: why. It stops; whoever goes on compares all of the source
+    /// with what is known to be there before it is proven again.
+    Unproven(String),
     /// The source is quiet.
     Quiet(Quiet),
     /// The source is not quiet, or did not become it; why.

@@ -25,6 +25,7 @@ impl State {
             Event::Cancel => next.want_cancel(),
             _ if self.stopped.is_some() || self.is_over() => Err(Refusal::Stale),
             Event::Failed(why) => Ok(next.stop(why)),
+            Event::Unproven(why) => Ok(next.unproven(why)),
             Event::Inspected if self.inspect => Ok(next.inspected(rules)),
             _ if self.inspect => Err(Refusal::Stale),
             other => next.turn(rules, other),
@@ -97,6 +98,13 @@ impl State {
         self
     }
 
+    fn unproven(mut self, why: String) -> Self {
+        if matches!(self.step, Step::Prove | Step::ProveEarly) {
+            self.distrust = Some(why.clone());
+        }
+        self.stop(why)
+    }
+
     /// Whoever drove it before may have died in the middle of the step.
     fn started(mut self) -> Self {
         self.stopped = None;
@@ -114,6 +122,9 @@ impl State {
             (Step::Preflight, _) => return self.begin_pass(rules),
             (Step::Pass | Step::Last, PassKind::Final) => Step::CheckQuiet,
             (Step::AfterSnapshot | Step::Pass, _) => Step::Snapshot,
+            (Step::Prove | Step::ProveEarly, _) if self.distrust.is_some() => {
+                return self.begin_pass(rules);
+            }
             (step, _) => step,
         };
         self

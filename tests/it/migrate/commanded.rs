@@ -2,6 +2,7 @@
 
 use super::{Stage, until};
 use crate::rig::{Outcome, uri};
+use rustix::process::Signal;
 use std::fs;
 
 const SIZE: u64 = 16 << 20;
@@ -67,4 +68,26 @@ fn without_a_bitmap_every_pass_reads_everything_and_writes_what_differs() {
     let outcome = stage.finish(run).ok();
     stage.assert_moved();
     assert_eq!(changed_at_last(&outcome), None);
+}
+
+#[test]
+fn a_bitmap_that_is_not_there_is_named_and_whoever_mends_the_plan_goes_on() {
+    let mut stage = Stage::new(SIZE, "precopy-interval: 500ms");
+    behind_a_command(&stage, ", bitmap: 'other{since}'");
+    let run = stage.migrate();
+    // All is compared instead: nothing is missed meanwhile.
+    stage.until_durable(2);
+    run.signal(Signal::TERM);
+    let outcome = run.wait().exits(5);
+    let why = outcome.event("tracking_lost")["why"].to_string();
+    assert!(
+        why.contains("no dirty bitmap") && why.contains("other1"),
+        "{why}"
+    );
+    stage.replan("other{since}", "s{since}");
+    let run = stage.go_on();
+    stage.steer("cutover").ok();
+    let outcome = stage.finish(run).ok();
+    stage.assert_moved();
+    assert!(changed_at_last(&outcome) > Some(0));
 }

@@ -35,6 +35,8 @@ struct World {
     tracked: BTreeMap<u32, u8>,
     frozen: Option<Frozen>,
     target: [u8; BLOCKS],
+    /// Blocks of the target that are not what was written there.
+    rotten: u8,
     /// The pass under way in the journal, and its blocks that are durable.
     pass: Option<(u32, u8)>,
     /// The newest pass that the journal calls complete.
@@ -82,6 +84,8 @@ enum Move {
     Distrust,
     /// From now on lists leave out changes.
     Lie,
+    /// The target turns out to have lost a write.
+    Rot,
     /// The guest writes.
     Write(usize),
     /// The VM's process ends and begins anew: its snapshot and tracking are gone.
@@ -102,6 +106,7 @@ impl World {
             tracked: BTreeMap::new(),
             frozen: None,
             target: [0; BLOCKS],
+            rotten: 0,
             pass: None,
             complete: 0,
             lies: false,
@@ -153,6 +158,7 @@ impl World {
             let bit = 1 << block;
             if list & bit != 0 && done & bit == 0 && copied < most {
                 self.target[block] = *byte;
+                self.rotten &= !bit;
                 done |= bit;
                 copied += 1;
             }
@@ -218,7 +224,10 @@ impl World {
             Action::Prove { .. } => {
                 let whole = self.pass.is_none_or(|(number, _)| number <= self.complete);
                 assert!(whole, "a pass that is half way is proven");
-                Event::Proven
+                match self.rotten {
+                    0 => Event::Proven,
+                    _ => Event::Unproven("a write was lost".to_owned()),
+                }
             }
             Action::Quiesce => {
                 self.quiet = true;
@@ -314,6 +323,9 @@ impl Run {
                 moves.push(Move::Distrust);
             }
             moves.push(Move::Lose);
+            if matches!(action, Action::Prove { .. }) && self.world.rotten == 0 {
+                moves.push(Move::Rot);
+            }
             if !self.world.lies {
                 moves.push(Move::Lie);
             }
@@ -353,6 +365,11 @@ impl Run {
             }
             Move::Fail => self.tell(rules, Event::Failed("no".to_owned())),
             Move::Distrust => self.tell(rules, Event::TrackingLost("no".to_owned())),
+            Move::Rot => {
+                self.world.target[0] ^= 0x80;
+                self.world.rotten = 1;
+                return spend(&mut self.budget.losses);
+            }
             Move::Lie => {
                 self.world.lies = true;
                 return spend(&mut self.budget.losses);
