@@ -75,6 +75,7 @@ impl WebOptions {
             header_files: self.http_header_file.clone(),
             header_lines: Vec::new(),
             patience: Duration::from_secs(self.http_timeout),
+            signer: None,
         }
     }
 }

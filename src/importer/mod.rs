@@ -17,21 +17,26 @@
 //!  place.rs      the volume that is written
 //!  find.rs       the VM, the disk and the snapshot that are meant
 //!  vddk.rs       a disk of a VM           blank.rs   an empty disk
+//!  image.rs      which image is imported  web.rs     an image on a server
+//!  patience.rs   the same again, while it fails for a moment
 //! ```
 //!
-//! Not built: `http`, `s3`, `gcs`, `registry` and `imageio`. They are answered as the original
-//! answers a source that it does not know.
+//! Not built: `registry` and `imageio`. They are answered as the original answers a source that it
+//! does not know.
 
 mod blank;
 mod find;
 mod flags;
+mod image;
 mod message;
 mod metrics;
+mod patience;
 mod place;
 mod quantity;
 mod serve;
 mod settings;
 mod vddk;
+mod web;
 
 use crate::pipeline::Stop;
 use message::Message;
@@ -98,6 +103,7 @@ pub async fn run(words: &[String], env: &Env, stop: Stop) -> u8 {
 async fn import(settings: &Settings, root: &Path, gauge: &Arc<Gauge>, stop: Stop) -> End {
     match &settings.source {
         SourceKind::Vddk(disk) => vddk::import(settings, disk, root, gauge, stop).await,
+        SourceKind::Image(image) => web::import(settings, image, root, gauge, stop).await,
         SourceKind::Blank => blank::import(settings, root, stop).await,
         SourceKind::Unknown(name) => End::Failed(format!("Unknown data source: {name}")),
     }

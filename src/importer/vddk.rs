@@ -264,7 +264,7 @@ fn forget(journal: &Path) -> Result<()> {
 
 /// Hears what the engine tells, and logs what people look for in the logs of importers.
 #[derive(Default)]
-struct Teller {
+pub(super) struct Teller {
     served: Mutex<ServedBy>,
     percent: Mutex<u64>,
 }

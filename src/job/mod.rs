@@ -5,6 +5,7 @@
 //!  decide.rs      begin, continue, or nothing left to do    pure
 //!  place.rs       where the journal lives
 //!  open.rs        addresses to open endpoints
+//!  web.rs         images on web servers
 //!  recognize.rs   is this the disk that was copied before?
 //!  feed.rs        asks source and tracker, and plans
 //!  doubts.rs      does the tracker tell all?
@@ -48,6 +49,7 @@ mod stream;
 mod sweep;
 mod untracked;
 mod verify;
+mod web;
 
 #[cfg(test)]
 mod tests;

@@ -1,21 +1,22 @@
 //! Addresses to open endpoints.
 
 use super::options::{Baseline, CopyOptions, ImageFormat, Making, Reading, Tuning};
+use super::web;
 use crate::address::Address;
 use crate::changes::Tracker;
 use crate::changes::nbd_bitmap::{self, NbdBitmap};
 use crate::changes::vsphere::Cbt;
 use crate::endpoint::Identity;
 use crate::error::{Error, Kind, Result};
-use crate::format::{self, Image};
+use crate::format::Image;
 use crate::nbd::client::{Client, Endpoint, Options as ClientOptions, Retry};
 use crate::nbd::uri::{Place, Uri};
 use crate::pipeline::counters::Counters;
 use crate::source::Source;
 use crate::source::checked::Checked;
 use crate::source::file::{FileSource, FileSourceOptions};
-use crate::source::http::{self, HttpOptions};
-use crate::source::image::{self, SourceStorage};
+use crate::source::http;
+use crate::source::image;
 use crate::source::nbd::NbdSource;
 use crate::source::stdin::StreamSource;
 use crate::source::vddk::{VddkOptions, VddkSource};
@@ -175,7 +176,7 @@ async fn open_source(address: &Address, reading: &Reading, options: ClientOption
         _ => None,
     };
     let reading = match address {
-        Address::Http(_) => as_a_file(&storage, reading).await?,
+        Address::Http(_) => web::as_a_file(&storage, reading).await?,
         _ => reading.clone(),
     };
     let image::Opened { source, image } = image::open(storage, path, &reading).await?;
@@ -185,16 +186,6 @@ async fn open_source(address: &Address, reading: &Reading, options: ClientOption
         image,
         checked,
     })
-}
-
-/// What is on a web server is a file: it is what it looks like, unless the user says what it is.
-async fn as_a_file(storage: &Arc<dyn Source>, reading: &Reading) -> Result<Reading> {
-    let mut reading = reading.clone();
-    if reading.format.is_none() {
-        let storage = SourceStorage::new(Arc::clone(storage));
-        reading.format = Some(format::probe(&storage).await?.name().to_owned());
-    }
-    Ok(reading)
 }
 
 /// Opens what the disk is on, whatever its format.
@@ -222,9 +213,9 @@ async fn open_storage(
             return Ok((Arc::new(source), None));
         }
         Address::Http(url) => {
-            let source = match open_http(url, reading, options).await? {
+            let source = match web::open(url, reading, options).await? {
                 http::Opened::InParts(source) => source,
-                http::Opened::Whole(whole) => return Err(only_whole(&whole.name)),
+                http::Opened::Whole(whole) => return Err(web::only_whole(&whole.name)),
             };
             return Ok((Arc::new(source), None));
         }
@@ -238,26 +229,6 @@ async fn open_storage(
     let client = Client::connect(endpoint, options).await?;
     let source = NbdSource::new(client.clone());
     Ok((Arc::new(source), Some(client)))
-}
-
-/// Looks at an object on a web server.
-async fn open_http(url: &str, reading: &Reading, options: ClientOptions) -> Result<http::Opened> {
-    let sign = Arc::new(http::AsItIs(http::parse_url(url)?));
-    let options = HttpOptions {
-        access: reading.access.clone(),
-        connections: options.connections,
-        retry: options.retry,
-        retried: options.retried,
-    };
-    http::open(sign, &options).await
-}
-
-/// An object that cannot be read by ranges where that is needed.
-fn only_whole(name: &str) -> Error {
-    let what =
-        format!("{name}: the server gives no parts of it, so it cannot be read in any order");
-    Error::new(Kind::Unsupported, what)
-        .hint("a server that knows Range requests can; or download it first")
 }
 
 /// One to a server on this machine, where more only make it switch between threads; several over

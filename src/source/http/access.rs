@@ -1,6 +1,7 @@
 //! Who asks, and whom we believe. Secrets come from files and the environment: a command line can be
 //! seen by every user of the machine.
 
+use super::sign::Sign;
 use crate::error::{Error, Kind, Result};
 use crate::http::trust::Trust;
 use crate::secret::{Place, Secret};
@@ -12,6 +13,7 @@ use std::env;
 use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 use zeroize::Zeroizing;
 
@@ -37,6 +39,8 @@ pub struct Access {
     pub header_lines: Vec<Secret>,
     /// How long a server may say nothing.
     pub patience: Duration,
+    /// Who signs requests, where that is not done by headers that stay the same.
+    pub signer: Option<Arc<dyn Sign>>,
 }
 
 impl Default for Access {
@@ -47,6 +51,7 @@ impl Default for Access {
             header_files: Vec::new(),
             header_lines: Vec::new(),
             patience: PATIENCE,
+            signer: None,
         }
     }
 }

@@ -7,16 +7,20 @@
 //!
 //! ```text
 //!  access.rs  who asks, and whom we believe: files and the environment, never the URL
-//!  sign.rs    how a request is made one that the server lets in
+//!  sign.rs    how a request is made one that the server lets in: s3.rs, gcs.rs
 //!  mod.rs     the object in parts, as a Source
 //! ```
 //!
 //! Not here: an object that can only be had as a whole is no `Source`.
 
 mod access;
+mod gcs;
+mod s3;
 mod sign;
 
 pub use access::{Access, Login, PASSWORD};
+pub use gcs::Gcs;
+pub use s3::S3;
 pub use sign::{AsItIs, Sign, Signed};
 
 use super::Source;

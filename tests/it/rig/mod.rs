@@ -12,6 +12,7 @@
 //!  vmware.rs   a vCenter with changed block tracking, and VDDK behind nbdkit's plugin
 //!  cut.rs      a network that is cut, stalled, delayed and mended
 //!  web.rs      nginx with a folder of images
+//!  store.rs    S3 and Google Cloud Storage, as others stand in for them
 //!  block.rs    loop devices, and a LUN behind a real iSCSI target
 //! ```
 //!
@@ -34,6 +35,7 @@ mod nvme;
 mod qsd;
 mod room;
 mod server;
+mod store;
 mod tests;
 mod vm;
 mod vmware;
@@ -51,6 +53,7 @@ pub(crate) use nvme::{Equipment, GATEWAY, NAMESPACE, NvmeHost, Told};
 pub(crate) use qsd::{Frozen, Guest, Qsd};
 pub(crate) use room::{Outcome, Room, Running};
 pub(crate) use server::{Nbdkit, QemuNbd, Server, run, uri};
+pub(crate) use store::ObjectStore;
 pub(crate) use vm::{Habits, Vm, address};
 pub(crate) use vmware::{PASSWORD, Taken, USER, Vcenter, VmDisk, words_of};
 pub(crate) use web::{Served, Web};

@@ -72,6 +72,18 @@ fn a_server_that_answers_wrongly() {
 }
 
 #[test]
+fn an_image_that_is_compressed_as_a_whole_is_not_taken_for_a_disk() {
+    let (room, web) = web("");
+    let disk = web.file("disk").display().to_string();
+    for (program, name) in [("gzip", "disk.gz"), ("xz", "disk.xz")] {
+        run(program, ["-1", "-k", &disk]);
+        room.diskferry(copy(&web.url(name), &room.path("copy"), &[]))
+            .fails(FAILED, &[program, "read forward"]);
+    }
+    succeeds(&room, &web);
+}
+
+#[test]
 fn an_address_with_nobody_behind_it() {
     let (room, web) = web("");
     let nobody = TcpListener::bind("127.0.0.1:0")

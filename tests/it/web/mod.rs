@@ -3,6 +3,7 @@
 mod bad;
 mod copy;
 mod login;
+mod pod;
 
 use crate::rig::{Room, Web, random_disk};
 use std::path::Path;

@@ -1,0 +1,306 @@
+//! An image on a web server or in an object store, straight onto the volume: no scratch space.
+
+use super::image::{Image, SECRET, Store};
+use super::message::{Message, failure};
+use super::metrics::Gauge;
+use super::patience::patiently;
+use super::place::Place;
+use super::settings::Settings;
+use super::vddk::Teller;
+use super::{End, log};
+use crate::address::Address;
+use crate::digest::Algorithm;
+use crate::error::{Error, Kind, Result};
+use crate::http::trust::Trust;
+use crate::job::options::{CopyOptions, JournalPlace, Making, Pass, Reading, Tuning, Zeroes};
+use crate::job::{self, Context};
+use crate::pipeline::Stop;
+use crate::secret::{Place as SecretPlace, Secret};
+use crate::source::http::{Access, Gcs, Login, S3, Sign};
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::time::sleep;
+
+/// Where authorities of the cluster's proxy are, if there are any.
+const PROXY_CERTIFICATES: &str = "proxycerts";
+
+/// Where headers are that are secret.
+const SECRET_HEADERS: &str = "extraheaders";
+
+/// How long a server may say nothing, and how long its container may take to come up.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+const COPYING: &str = "Unable to process data";
+
+/// Copies the image.
+pub(super) async fn import(
+    settings: &Settings,
+    image: &Image,
+    root: &Path,
+    gauge: &Arc<Gauge>,
+    stop: Stop,
+) -> End {
+    let import = Import {
+        settings,
+        image,
+        root,
+        gauge,
+    };
+    match import.all(stop).await {
+        Ok(message) => End::Done(Some(message)),
+        // Another try would get the same bytes: the controller is told so, and not by a failure,
+        // after which it would start another pod.
+        Err((doing, error)) if is_checksum(image, &error) => {
+            import.remove();
+            let line = failure(&doing, &error);
+            log(&line);
+            End::Done(Some(Message {
+                message: Some(line),
+                ..Message::default()
+            }))
+        }
+        Err((doing, error)) => End::Failed(failure(&doing, &error)),
+    }
+}
+
+/// Whether it is the image that is not what was published.
+fn is_checksum(image: &Image, error: &Error) -> bool {
+    error.kind() == Kind::Mismatch
+        && image.checksum.is_some()
+        && error.line().contains("checksum mismatch")
+}
+
+struct Import<'a> {
+    settings: &'a Settings,
+    image: &'a Image,
+    root: &'a Path,
+    gauge: &'a Arc<Gauge>,
+}
+
+impl Import<'_> {
+    async fn all(&self, stop: Stop) -> Result<Message, (String, Error)> {
+        let doing = format!(
+            "Unable to connect to {} data source",
+            self.image.store.name()
+        );
+        let connecting = |error| (doing.clone(), error);
+        let copying = |error| (COPYING.to_owned(), error);
+        if self.settings.is_archive {
+            let what = "content of type archive is not imported here";
+            return Err(connecting(Error::new(Kind::Unsupported, what)));
+        }
+        let place = Place::find(self.settings, self.root).map_err(connecting)?;
+        let endpoint = self
+            .endpoint()
+            .await
+            .map_err(|error| (doing.clone(), error))?;
+        let options = self.options(&endpoint, &place).map_err(connecting)?;
+        let size = patiently(self.settings.retry, stop.clone(), || self.look(&options));
+        let size = size.await.map_err(connecting)?;
+        log(&format!("Data transfer size: {size}"));
+        self.gauge.size(size);
+        place.check(size).map_err(copying)?;
+        let context = Context {
+            counters: self.gauge.counters.clone(),
+            ..Context::new(Arc::new(Teller::default()), stop.clone())
+        };
+        let copy = || job::copy(&options, context.clone());
+        let copied = patiently(self.settings.retry, stop, copy).await;
+        copied.map_err(copying)?;
+        if !place.is_block {
+            let size = place.grown(self.settings.image_size, size);
+            place
+                .grow(size, self.settings.preallocation)
+                .map_err(copying)?;
+        }
+        self.gauge.complete();
+        self.touch_done();
+        Ok(Message {
+            scratch_space_required: Some(false),
+            ..Message::complete(self.settings.preallocation)
+        })
+    }
+
+    /// Where the image is: another container of the pod, if it is to serve it, tells the name.
+    async fn endpoint(&self) -> Result<String> {
+        let endpoint = self.image.endpoint.clone();
+        let Some(ready) = &self.image.ready else {
+            return Ok(endpoint);
+        };
+        let ready = self.root.join(ready.strip_prefix("/").unwrap_or(ready));
+        let mut waited = Duration::ZERO;
+        while !ready.exists() {
+            if waited >= PATIENCE {
+                let what = format!("Timeout waiting for file {}", ready.display());
+                return Err(Error::new(Kind::Io, what));
+            }
+            sleep(Duration::from_secs(1)).await;
+            waited = waited.saturating_add(Duration::from_secs(1));
+        }
+        let name = fs::read_to_string(&ready)
+            .map_err(|error| Error::io(format!("read {}", ready.display()), error))?;
+        match name.is_empty() {
+            true => Ok(endpoint),
+            false => Ok(format!("{}{name}", endpoint.trim_end_matches("disk.img"))),
+        }
+    }
+
+    /// Tells the other container that it may end. A failure is its concern, as in the original.
+    fn touch_done(&self) {
+        if let Some(done) = &self.image.done {
+            let done = self.root.join(done.strip_prefix("/").unwrap_or(done));
+            if let Err(error) = File::create_new(&done) {
+                log(&format!("make {}: {error}", done.display()));
+            }
+        }
+    }
+
+    /// The size of the disk in the image.
+    async fn look(&self, options: &CopyOptions) -> Result<u64> {
+        let tuning = &options.tuning;
+        let disk = job::any_source(&options.source, &options.reading, tuning, Vec::new());
+        Ok(disk.await?.source.size())
+    }
+
+    fn options(&self, endpoint: &str, place: &Place) -> Result<CopyOptions> {
+        let signer = self.signer(endpoint)?;
+        let source = match &signer {
+            Some(signer) => Address::Http(signer.sign()?.url.to_string()),
+            None => Address::Http(endpoint.to_owned()),
+        };
+        let journal = match &self.settings.journal {
+            Some(path) => JournalPlace::Path(path.clone()),
+            None => JournalPlace::None,
+        };
+        Ok(CopyOptions {
+            source,
+            reading: Reading {
+                access: self.access(signer)?,
+                checksum: self.image.checksum.clone(),
+                ..Reading::default()
+            },
+            target: Address::Path(place.path.clone()),
+            making: Making::default(),
+            pass: Pass::default(),
+            // The volume is the controller's to give; what an earlier pod left in it is ours.
+            overwrite: true,
+            restart: false,
+            // As the original: whether a guest copes is decided by how its VM will be made.
+            allow_sector_mismatch: true,
+            verify: Some(self.settings.verify.unwrap_or(false)),
+            distrust_ppm: 0,
+            digest: Algorithm::default(),
+            tuning: Tuning {
+                connections: self.settings.sessions,
+                retry: self.settings.retry,
+                ..Tuning::default()
+            },
+            zeroes: Zeroes {
+                allocated: self.settings.preallocation,
+                ..Zeroes::default()
+            },
+            journal,
+        })
+    }
+
+    /// Who signs requests, where that is not done by headers that stay the same.
+    fn signer(&self, endpoint: &str) -> Result<Option<Arc<dyn Sign>>> {
+        let login = self.image.login.as_ref();
+        Ok(match self.image.store {
+            Store::Http => None,
+            Store::S3 => {
+                let login = login.map(|(user, secret)| (user.as_str(), secret));
+                Some(Arc::new(S3::parse(endpoint, login)?))
+            }
+            Store::Gcs => {
+                let key = self.image.key_file.as_deref();
+                let key = key.map(|path| self.root.join(path.strip_prefix("/").unwrap_or(path)));
+                Some(Arc::new(Gcs::parse(endpoint, key.as_deref())?))
+            }
+        })
+    }
+
+    fn access(&self, signer: Option<Arc<dyn Sign>>) -> Result<Access> {
+        let is_http = self.image.store == Store::Http;
+        let login = self.image.login.clone().filter(|_| is_http);
+        let mut header_lines = self.image.headers.clone();
+        header_lines.extend(self.secret_headers()?);
+        if !is_http {
+            header_lines.clear();
+        }
+        Ok(Access {
+            trust: self.trust(),
+            login: login.map(|(user, _)| Login {
+                user,
+                password: SecretPlace::Environment(SECRET.to_owned()),
+            }),
+            header_lines,
+            patience: PATIENCE,
+            signer,
+            ..Access::default()
+        })
+    }
+
+    /// Authorities of the system, of the volume with the server's, and of the cluster's proxy.
+    fn trust(&self) -> Trust {
+        if self.image.insecure {
+            log("the certificate of the server is not checked (INSECURE_TLS)");
+            return Trust::Anybody;
+        }
+        let proxy = Some(self.root.join(PROXY_CERTIFICATES)).filter(|path| path.is_dir());
+        let certificates = self.image.certificates.as_ref();
+        let certificates =
+            certificates.map(|path| self.root.join(path.strip_prefix("/").unwrap_or(path)));
+        let directories: Vec<PathBuf> = proxy.into_iter().chain(certificates).collect();
+        match directories.is_empty() {
+            true => Trust::System,
+            false => Trust::Directories(directories),
+        }
+    }
+
+    /// One header a file, in the folders of secrets that are mounted.
+    fn secret_headers(&self) -> Result<Vec<Secret>> {
+        let top = self.root.join(SECRET_HEADERS);
+        let mut found = Vec::new();
+        for folder in visible(&top)? {
+            for file in visible(&folder)?.into_iter().filter(|path| path.is_file()) {
+                let text = fs::read_to_string(&file)
+                    .map_err(|error| Error::io(format!("read {}", file.display()), error))?;
+                found.push(Secret::new(text.trim_end().to_owned()));
+            }
+        }
+        Ok(found)
+    }
+
+    /// Removes what was copied and is not what was published. What is on a device stays.
+    fn remove(&self) {
+        let Ok(place) = Place::find(self.settings, self.root) else {
+            return;
+        };
+        if !place.is_block
+            && let Err(error) = fs::remove_file(&place.path)
+            && place.path.exists()
+        {
+            log(&format!("remove {}: {error}", place.path.display()));
+        }
+    }
+}
+
+/// What is in a folder and not hidden, in order; nothing if there is none.
+fn visible(folder: &Path) -> Result<Vec<PathBuf>> {
+    if !folder.is_dir() {
+        return Ok(Vec::new());
+    }
+    let failed = |error| Error::io(format!("read {}", folder.display()), error);
+    let mut found = Vec::new();
+    for entry in fs::read_dir(folder).map_err(failed)? {
+        let entry = entry.map_err(failed)?;
+        if !entry.file_name().as_encoded_bytes().starts_with(b".") {
+            found.push(entry.path());
+        }
+    }
+    found.sort();
+    Ok(found)
+}

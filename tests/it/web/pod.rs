@@ -1,0 +1,286 @@
+//! The importer pod for images on servers: what CDI's controllers get to see of it.
+
+use super::{SIZE, web};
+use crate::rig::{
+    LoopDevice, ObjectStore, Outcome, Room, Running, Web, assert_same_bytes, random_disk, run,
+    scrambled_disk,
+};
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::PathBuf;
+use std::process::Command;
+
+const DONE: &str =
+    r#"{"scratchSpaceRequired":false,"preallocationApplied":false,"message":"Import Complete"}"#;
+
+/// A pod's file system and environment. The room is where the container's root would be.
+struct Pod {
+    room: Room,
+    device: Option<LoopDevice>,
+}
+
+impl Pod {
+    fn new() -> Self {
+        let room = Room::new();
+        for name in ["dev", "data", "extraheaders", "proxycerts"] {
+            fs::create_dir(room.path(name)).unwrap();
+        }
+        symlink(env!("CARGO_BIN_EXE_diskferry"), room.path("cdi-importer")).unwrap();
+        Self { room, device: None }
+    }
+
+    /// With a block volume that holds something already.
+    fn with_device(size: u64) -> Self {
+        let mut pod = Self::new();
+        let device = LoopDevice::new(size, 512);
+        symlink(device.path(), pod.room.path("dev/cdi-block-volume")).unwrap();
+        fs::write(device.path(), vec![0xee; usize::try_from(size).unwrap()]).unwrap();
+        pod.device = Some(device);
+        pod
+    }
+
+    fn command(&self, source: &str, endpoint: &str, more: &[(&str, &str)]) -> Command {
+        let mut command = Command::new(self.room.path("cdi-importer"));
+        command
+            .args(["-alsologtostderr", "-v=1"])
+            .env_clear()
+            .env("PATH", std::env::var("PATH").unwrap())
+            .env("DISKFERRY_ROOT", self.room.path(""))
+            .env("DISKFERRY_METRICS", "127.0.0.1:0")
+            .env("DISKFERRY_RETRY", "1")
+            .env("IMPORTER_SOURCE", source)
+            .env("IMPORTER_ENDPOINT", endpoint)
+            .env("IMPORTER_CONTENTTYPE", "kubevirt")
+            .env("IMPORTER_IMAGE_SIZE", "24Mi")
+            .env("OWNER_UID", "u")
+            .env("FILESYSTEM_OVERHEAD", "0.06")
+            .env("INSECURE_TLS", "false")
+            .env("PREALLOCATION", "false")
+            .envs(more.iter().copied());
+        command
+    }
+
+    /// Runs the pod to its end, which must be `code`; gives its termination message.
+    #[track_caller]
+    fn import(&self, code: i32, source: &str, endpoint: &str, more: &[(&str, &str)]) -> String {
+        let _ = fs::remove_file(self.room.path("dev/termination-log"));
+        let ended: Outcome = Running::start(self.command(source, endpoint, more)).wait();
+        let ended = ended.exits(code);
+        let message = fs::read_to_string(self.room.path("dev/termination-log")).unwrap_or_default();
+        for secret in ["s3cret", "t0ken"] {
+            assert!(!ended.stderr.contains(secret) && !message.contains(secret));
+        }
+        message
+    }
+
+    fn disk(&self) -> PathBuf {
+        match &self.device {
+            Some(device) => device.path().to_owned(),
+            None => self.room.path("data/disk.img"),
+        }
+    }
+}
+
+#[test]
+fn an_image_of_any_format_goes_straight_onto_the_volume() {
+    let (room, web) = (Room::new(), Web::new());
+    scrambled_disk(&room.path("raw"), SIZE);
+    let raw = room.path("raw").display().to_string();
+    fs::copy(room.path("raw"), web.file("disk.img")).unwrap();
+    for (name, more) in [
+        ("disk.qcow2", &["-c", "-O", "qcow2"][..]),
+        (
+            "disk.vmdk",
+            &["-O", "vmdk", "-o", "subformat=streamOptimized"],
+        ),
+    ] {
+        let file = web.file(name).display().to_string();
+        run(
+            "qemu-img",
+            [&["convert", "-f", "raw"], more, &[&raw, &file]].concat(),
+        );
+    }
+    for name in ["disk.img", "disk.qcow2", "disk.vmdk"] {
+        for pod in [Pod::new(), Pod::with_device(SIZE)] {
+            let message = pod.import(0, "http", &web.url(name), &[]);
+            assert_eq!(message, DONE, "{name}");
+            assert_same_bytes(&room.path("raw"), &pod.disk());
+            assert!(!pod.room.path("scratch").exists());
+        }
+    }
+}
+
+#[test]
+fn a_file_grows_to_what_was_asked_for_and_a_volume_that_is_too_small_is_told_of() {
+    let (_room, web) = web("");
+    let pod = Pod::new();
+    let more = [("IMPORTER_IMAGE_SIZE", "40Mi"), ("PREALLOCATION", "true")];
+    let message = pod.import(0, "http", &web.url("disk"), &more);
+    assert!(
+        message.contains(r#""preallocationApplied":true"#),
+        "{message}"
+    );
+    assert_eq!(fs::metadata(pod.disk()).unwrap().len(), 40 << 20);
+    let small = Pod::with_device(SIZE - (1 << 20));
+    let message = small.import(1, "http", &web.url("disk"), &[]);
+    let line = format!(
+        "Unable to process data: virtual image size {SIZE} is larger than the reported available storage {}. A larger PVC is required",
+        SIZE - (1 << 20)
+    );
+    assert_eq!(message, line);
+    assert_eq!(
+        fs::read(small.disk()).unwrap()[..4],
+        [0xee; 4],
+        "it was written to"
+    );
+}
+
+#[test]
+fn who_asks_and_whom_it_believes_comes_from_the_pod() {
+    let rules = r#"location = /disk {
+        auth_basic "images"; auth_basic_user_file $DIR/users;
+        if ($http_x_token != "t0ken") { return 418; }
+        if ($http_x_plain != "1") { return 418; }
+    }"#;
+    let (_room, web) = web(rules);
+    fs::write(web.file("../users"), "me:{PLAIN}s3cret\n").unwrap();
+    let pod = Pod::new();
+    let secret = pod.room.path("extraheaders/0");
+    fs::create_dir_all(secret.join("..data")).unwrap();
+    fs::write(secret.join("..data/secretHeader"), "X-Token: wrong").unwrap();
+    fs::write(secret.join("secretHeader"), "X-Token: t0ken\n").unwrap();
+    let url = web.https("disk");
+    let certificates = web.cert_dir();
+    let login = [
+        ("IMPORTER_ACCESS_KEY_ID", "me"),
+        ("IMPORTER_SECRET_KEY", "s3cret"),
+        ("IMPORTER_EXTRA_HEADER_0", "X-Plain: 1"),
+    ];
+    let message = pod.import(1, "http", &url, &login);
+    let start = "Unable to connect to http data source: ";
+    assert!(
+        message.starts_with(start) && message.contains("TLS"),
+        "{message}"
+    );
+    fs::copy(web.cacert(), pod.room.path("proxycerts/proxy.pem")).unwrap();
+    assert_eq!(
+        pod.import(0, "http", &url, &login),
+        DONE,
+        "by the proxy's authority"
+    );
+    fs::remove_file(pod.room.path("proxycerts/proxy.pem")).unwrap();
+    let insecure = [&login[..], &[("INSECURE_TLS", "true")]].concat();
+    assert_eq!(pod.import(0, "http", &url, &insecure), DONE);
+    // Where a pod has it: below its root.
+    fs::create_dir(pod.room.path("certs")).unwrap();
+    fs::copy(
+        format!("{certificates}/ca.pem"),
+        pod.room.path("certs/ca.pem"),
+    )
+    .unwrap();
+    let known = [&login[..], &[("IMPORTER_CERT_DIR", "/certs")]].concat();
+    assert_eq!(pod.import(0, "http", &url, &known), DONE);
+    assert_same_bytes(&web.file("disk"), &pod.disk());
+    let nobody = pod.import(1, "http", &url, &known[2..]);
+    assert!(nobody.contains("401"), "{nobody}");
+}
+
+#[test]
+fn a_checksum_that_is_wrong_is_told_as_a_success_that_is_none() {
+    let (_room, web) = web("");
+    let pod = Pod::new();
+    let line = run("sha256sum", [web.file("disk")]);
+    let right = format!("sha256:{}", line.split(' ').next().unwrap());
+    let wrong = format!("sha256:{}", "0".repeat(64));
+    let message = pod.import(
+        0,
+        "http",
+        &web.url("disk"),
+        &[("IMPORTER_CHECKSUM", &wrong)],
+    );
+    let start = r#"{"message":"Unable to process data: "#;
+    assert!(message.starts_with(start), "{message}");
+    assert!(message.contains("checksum mismatch: expected"), "{message}");
+    assert!(!pod.disk().exists(), "what is not what was published stays");
+    let message = pod.import(
+        0,
+        "http",
+        &web.url("disk"),
+        &[("IMPORTER_CHECKSUM", &right)],
+    );
+    assert_eq!(message, DONE);
+    assert_same_bytes(&web.file("disk"), &pod.disk());
+    let message = pod.import(
+        1,
+        "http",
+        &web.url("disk"),
+        &[("IMPORTER_CHECKSUM", "crc:1")],
+    );
+    assert!(
+        message.starts_with("Unable to connect to http data source: invalid checksum"),
+        "{message}"
+    );
+}
+
+#[test]
+fn what_goes_wrong_is_one_line_of_the_original() {
+    let (_room, web) = web("");
+    let pod = Pod::new();
+    for (source, endpoint, part) in [
+        ("http", web.url("nothing"), "404"),
+        ("s3", web.url("images/nothing"), "404"),
+        ("s3", "https://host".to_owned(), "no object"),
+        ("gcs", "gs://bucket".to_owned(), "no object"),
+    ] {
+        let message = pod.import(1, source, &endpoint, &[]);
+        let start = format!("Unable to connect to {source} data source: ");
+        assert!(
+            message.starts_with(&start) && message.contains(part),
+            "{message}"
+        );
+        assert_eq!(message.lines().count(), 1);
+    }
+    let archive = [("IMPORTER_CONTENTTYPE", "archive")];
+    let message = pod.import(1, "http", &web.url("disk"), &archive);
+    assert!(message.contains("archive is not imported"), "{message}");
+    for source in ["registry", "imageio", "glance"] {
+        let message = pod.import(1, source, "x", &[]);
+        assert_eq!(message, format!("Unknown data source: {source}"));
+    }
+}
+
+#[test]
+fn an_image_that_another_container_of_the_pod_serves_is_waited_for() {
+    let (_room, web) = web("");
+    let pod = Pod::new();
+    fs::create_dir(pod.room.path("shared")).unwrap();
+    fs::write(pod.room.path("shared/ready"), "disk").unwrap();
+    let more = [
+        ("IMPORTER_READY_FILE", "/shared/ready"),
+        ("IMPORTER_DONE_FILE", "/shared/done"),
+        ("IMPORTER_PULL_METHOD", "node"),
+    ];
+    assert_eq!(pod.import(0, "http", &web.url("disk.img"), &more), DONE);
+    assert!(pod.room.path("shared/done").exists());
+    assert_same_bytes(&web.file("disk"), &pod.disk());
+}
+
+#[test]
+fn an_object_in_s3_or_google_cloud_storage_is_imported() {
+    let room = Room::new();
+    random_disk(&room.path("disk"), SIZE, 54);
+    let login = [
+        ("IMPORTER_ACCESS_KEY_ID", "AKIAIOSFODNN7EXAMPLE"),
+        ("IMPORTER_SECRET_KEY", "s3cret"),
+    ];
+    let s3 = ObjectStore::s3(&room.path("disk"));
+    let pod = Pod::with_device(SIZE);
+    let nobody = pod.import(1, "s3", &s3.url(), &[]);
+    assert!(nobody.contains("403 Forbidden"), "{nobody}");
+    assert_eq!(pod.import(0, "s3", &s3.url(), &login), DONE);
+    assert_same_bytes(&room.path("disk"), &pod.disk());
+    let gcs = ObjectStore::gcs(&room.path("disk"));
+    let pod = Pod::with_device(SIZE);
+    assert_eq!(pod.import(0, "gcs", &gcs.url(), &[]), DONE);
+    assert_same_bytes(&room.path("disk"), &pod.disk());
+}
