@@ -5,13 +5,13 @@
 
 #![no_main]
 
+use diskferry::changes::qmp::DiskAt;
 use diskferry::changes::qmp::goal::{Goal, Known, Next, next};
 use diskferry::changes::qmp::names::Tag;
 use diskferry::changes::qmp::step::{Act, Step};
 use diskferry::changes::qmp::survey::{Site, find};
 use diskferry::changes::qmp::wire::{Framer, parse};
 use diskferry::changes::qmp::world::{World, backup_spares_the_guest};
-use diskferry::changes::qmp::DiskAt;
 use libfuzzer_sys::fuzz_target;
 use serde_json::Value;
 
@@ -39,15 +39,18 @@ fn check(tag: &Tag, disks: &[String], step: &Step) {
     let bitmap = |name: &str| tag.bitmap_parts(name).is_some();
     let disk = |node: &str| disks.iter().any(|name| name == node);
     let ours = match step {
-        Step::DropExport(name) | Step::Cancel(name) | Step::Dismiss(name) | Step::DropNode(name) => {
-            view(name)
-        }
+        Step::DropExport(name)
+        | Step::Cancel(name)
+        | Step::Dismiss(name)
+        | Step::DropNode(name) => view(name),
         Step::Unlink(name) => tag.owns_file(name),
         Step::DropBitmap { name, .. } => bitmap(name),
         Step::Overlay { name, disk: of } => view(name) && disk(&of.node),
         Step::Export { name, .. } => view(name),
         Step::Transact(acts) => acts.iter().all(|act| match act {
-            Act::Keep { node, view: name, .. } => disk(node) && view(name),
+            Act::Keep {
+                node, view: name, ..
+            } => disk(node) && view(name),
             Act::Record { node, name }
             | Act::Stop { node, name }
             | Act::Resume { node, name }
@@ -86,9 +89,18 @@ fn answers(input: &[u8]) {
         };
         let _ = (site.standing(), site.foreign_export());
         for goal in [
-            Goal::Frozen { number: 2, since: Some(1) },
-            Goal::Frozen { number: 2, since: None },
-            Goal::Still { number: 2, since: Some(1) },
+            Goal::Frozen {
+                number: 2,
+                since: Some(1),
+            },
+            Goal::Frozen {
+                number: 2,
+                since: None,
+            },
+            Goal::Still {
+                number: 2,
+                since: Some(1),
+            },
             Goal::Released { number: 2 },
             Goal::Forgotten { before: 2 },
             Goal::Nothing,

@@ -48,7 +48,11 @@ fuzz_target!(|bytes: &[u8]| {
                     panic!("a page that was taken in is not known");
                 };
                 assert!(window.covers(known));
-                assert!(changed.iter().all(|area| known.covers(*area) && !area.is_empty()));
+                assert!(
+                    changed
+                        .iter()
+                        .all(|area| known.covers(*area) && !area.is_empty())
+                );
             }
         }
     }

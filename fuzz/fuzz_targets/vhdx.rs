@@ -33,9 +33,17 @@ static SOUND: LazyLock<Vec<u8>> = LazyLock::new(|| {
         size: 3 << 20,
         ..Made::default()
     };
-    let mut bytes = file(&[Block::Data(vec![7; MIB]), Block::Below, Block::Zero(2)], &made);
+    let mut bytes = file(
+        &[Block::Data(vec![7; MIB]), Block::Below, Block::Zero(2)],
+        &made,
+    );
     let table = bytes[BLOCK_TABLE..][..4096].to_vec();
-    write_log(&mut bytes, &[vec![Change::Data(BLOCK_TABLE as u64, table)]], 0, 5);
+    write_log(
+        &mut bytes,
+        &[vec![Change::Data(BLOCK_TABLE as u64, table)]],
+        0,
+        5,
+    );
     bytes
 });
 
