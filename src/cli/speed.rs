@@ -44,6 +44,7 @@ impl Speed {
     pub(super) fn tuning(&self) -> Tuning {
         Tuning {
             memory: self.memory,
+            connections_at_most: None,
             connections: self.connections,
             force_connections: self.multi_conn,
             requests: self.requests,

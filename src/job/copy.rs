@@ -329,6 +329,7 @@ impl Job<'_> {
             budget: &self.budget,
             counters: &self.context.counters,
             requests: self.options.tuning.requests.min(16),
+            rates: self.context.rates(&self.options.tuning),
         };
         if scope == Scope::All && !self.proving {
             proof.forget()?;

@@ -4,8 +4,8 @@ use crate::buffer::Budget;
 use crate::digest::{Algorithm, BLOCK};
 use crate::error::{Error, Kind, Result};
 use crate::extent::ByteRange;
-use crate::pipeline::Known;
 use crate::pipeline::counters::Counters;
+use crate::pipeline::{Known, RateLimit};
 use crate::plan::Sample;
 use crate::source::Source;
 use futures_util::stream::{self, StreamExt};
@@ -23,6 +23,8 @@ pub(super) struct Doubts {
     pub(super) algorithm: Algorithm,
     pub(super) budget: Budget,
     pub(super) counters: Arc<Counters>,
+    /// What is looked at waits for all of them.
+    pub(super) rates: Vec<RateLimit>,
     /// Where a change was left out, once that is so.
     pub(super) caught: Arc<OnceLock<u64>>,
 }
@@ -51,6 +53,10 @@ impl Doubts {
         let Some(digest) = self.known.digests(block)?.first().copied().flatten() else {
             return Ok(());
         };
+        for rate in &self.rates {
+            let waited = rate.pass(block.len()).await;
+            Counters::spent(&self.counters.limit_wait, waited);
+        }
         let length = usize::try_from(block.len()).unwrap_or(0);
         let buffer = self.budget.take(length).await;
         let data = self.source.read(block.start, buffer).await?;

@@ -56,7 +56,7 @@ mod tests;
 
 pub use context::{Context, Shared};
 pub use copy::Outcome;
-pub use open::{Disk, any_source};
+pub use open::{Disk, any_source, host_of};
 pub use persist::copy;
 pub use place::state_directory;
 pub use prove::Scope;

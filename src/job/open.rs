@@ -19,7 +19,7 @@ use crate::source::http;
 use crate::source::image;
 use crate::source::nbd::NbdSource;
 use crate::source::stdin::StreamSource;
-use crate::source::vddk::{VddkOptions, VddkSource};
+use crate::source::vddk::{VddkAddress, VddkOptions, VddkSource};
 use crate::sys::sysfs::Device;
 use crate::target::Target;
 use crate::target::block::{BlockOptions, BlockTarget};
@@ -246,11 +246,25 @@ fn suitable_connections(address: &Address) -> usize {
     }
 }
 
+/// The machine that serves a disk; `None` if it is this one.
+#[must_use]
+pub fn host_of(address: &Address) -> Option<String> {
+    match address {
+        Address::Nbd(uri) => match uri.parse::<Uri>().ok()?.place() {
+            Place::Tcp { host, .. } => Some(host.clone()),
+            Place::Unix(_) => None,
+        },
+        Address::Vddk(text) => Some(text.parse::<VddkAddress>().ok()?.host),
+        _ => None,
+    }
+}
+
 fn client_options(address: &Address, tuning: &Tuning, retried: Arc<AtomicU64>) -> ClientOptions {
     ClientOptions {
         connections: tuning
             .connections
-            .unwrap_or_else(|| suitable_connections(address)),
+            .unwrap_or_else(|| suitable_connections(address))
+            .min(tuning.connections_at_most.unwrap_or(usize::MAX)),
         force_multi_conn: tuning.force_connections,
         retry: Retry {
             deadline: tuning.retry,

@@ -115,6 +115,8 @@ pub struct Tuning {
     /// NBD connections; `None` is what suits the address: one to a unix socket, where more only
     /// make the server switch between threads, and four over TCP, where each is a stream.
     pub connections: Option<usize>,
+    /// Never more than these, whatever suits.
+    pub connections_at_most: Option<usize>,
     /// Use several connections although the server does not advertise it (a read-only snapshot).
     pub force_connections: bool,
     /// Requests in flight.
@@ -132,6 +134,7 @@ impl Default for Tuning {
         Self {
             memory: 64 << 20,
             connections: None,
+            connections_at_most: None,
             force_connections: false,
             requests: 64,
             request_size: None,

@@ -9,12 +9,13 @@ use crate::digest::{BLOCK, Digest};
 use crate::error::{Error, Kind, Result};
 use crate::extent::ByteRange;
 use crate::journal::{Manifest, Mark};
-use crate::pipeline::Stop;
 use crate::pipeline::counters::Counters;
+use crate::pipeline::{RateLimit, Stop};
 use crate::plan::{Shape, runs, windows};
 use crate::target::Target;
 use futures_util::stream::{self, StreamExt};
 use std::sync::Arc;
+use std::time::Instant;
 
 /// Bytes of one read. Several blocks, so that the device streams.
 const READ: u64 = 1 << 20;
@@ -40,6 +41,8 @@ pub(super) struct Proof<'a> {
     pub(super) budget: &'a Budget,
     pub(super) counters: &'a Counters,
     pub(super) requests: usize,
+    /// What is read back waits for all of them.
+    pub(super) rates: Vec<RateLimit>,
 }
 
 /// Blocks that differ.
@@ -155,9 +158,15 @@ impl Proof<'_> {
             Counters::add(&self.counters.verified, range.len());
             return self.note(range, &vec![true; wanted.len()]);
         }
+        for rate in &self.rates {
+            let waited = rate.pass(range.len()).await;
+            Counters::spent(&self.counters.limit_wait, waited);
+        }
         let length = usize::try_from(range.len()).unwrap_or(usize::MAX);
         let buffer = self.budget.take(length).await;
+        let began = Instant::now();
         let data = self.target.read_back(range.start, buffer).await?;
+        Counters::spent(&self.counters.target_wait, began.elapsed());
         let block = usize::try_from(BLOCK).unwrap_or(usize::MAX);
         if data.len() != length || wanted.len() != data.chunks(block).len() {
             let what = "the target was not read back in full";

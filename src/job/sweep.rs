@@ -158,6 +158,7 @@ impl Job<'_> {
             algorithm: self.options.digest,
             budget: self.budget.clone(),
             counters: self.context.counters.clone(),
+            rates: self.context.rates(&self.options.tuning),
             caught: caught.clone(),
         })
     }

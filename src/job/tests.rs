@@ -7,3 +7,4 @@ mod digest;
 mod doubts;
 mod order;
 mod proof;
+mod together;

@@ -65,6 +65,7 @@ async fn read_back(
         budget: &context.budget(&options.tuning),
         counters: &context.counters,
         requests: options.tuning.requests.min(16),
+        rates: context.rates(&options.tuning),
     };
     if scope == Scope::All && (anew || !journal.history().proving) {
         proof.forget()?;

@@ -35,4 +35,4 @@ pub use rate::RateLimit;
 pub use run::{Planned, Setup, run};
 pub use sizer::RequestSize;
 pub use stop::{Stop, Stopper};
-pub use team::{Share, Team, shares};
+pub use team::{Allowance, Share, Team, shares};

@@ -8,7 +8,7 @@ use super::rate::RateLimit;
 use super::request::{self, Part, Settled, Shared};
 use super::sizer::{RequestSize, Sizer};
 use super::stop::Stop;
-use super::team::Share;
+use super::team::{Allowance, Share};
 use crate::buffer::Budget;
 use crate::error::{Error, Kind, Result};
 use crate::extent::ByteRange;
@@ -217,8 +217,8 @@ impl<'a> Run<'a> {
 
     /// Sends out as much as may be out.
     fn dispatch(&mut self) {
-        let slots = self.slots();
-        while self.has_room(slots) && !self.barriers.must_wait() {
+        let may = self.allowance();
+        while self.has_room(may) && !self.barriers.must_wait() {
             let Some(step) = self.cut_next() else { break };
             let range = step.range();
             self.frontier.sent(range);
@@ -230,20 +230,27 @@ impl<'a> Run<'a> {
         }
     }
 
-    /// Requests that may be in flight now.
-    fn slots(&self) -> usize {
-        match &self.share {
-            Some(share) => {
-                let left = self.shared.counters.left(self.size);
-                share.slots(left).min(self.requests)
-            }
-            None => self.requests,
+    /// What may be in flight now.
+    fn allowance(&self) -> Allowance {
+        let all = Allowance {
+            slots: self.requests,
+            bytes: ENOUGH_BYTES,
+            alone: true,
+        };
+        let Some(share) = &self.share else { return all };
+        let left = self.shared.counters.left(self.size);
+        let may = share.allowance(left, ENOUGH_BYTES);
+        Allowance {
+            slots: may.slots.min(self.requests),
+            ..may
         }
     }
 
-    fn has_room(&self, slots: usize) -> bool {
+    fn has_room(&self, may: Allowance) -> bool {
         let out = self.in_flight.len();
-        out < slots && (out < ENOUGH_REQUESTS || self.bytes_out < ENOUGH_BYTES)
+        // Among others a short allowance is short on purpose: those who have more left end with it.
+        let few = if may.alone { ENOUGH_REQUESTS } else { 1 };
+        out < may.slots && (out < few || self.bytes_out < may.bytes)
     }
 
     /// The next request: the first step, or as much of it as a request may be long.

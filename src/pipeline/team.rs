@@ -50,6 +50,17 @@ pub struct Share {
     job: u64,
 }
 
+/// What a job of a team may have in flight.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Allowance {
+    /// Requests.
+    pub slots: usize,
+    /// Bytes.
+    pub bytes: u64,
+    /// There is no other job.
+    pub alone: bool,
+}
+
 impl Team {
     /// A team that may have `slots` requests in flight together.
     #[must_use]
@@ -84,14 +95,35 @@ impl Share {
     /// How many requests this job may have in flight, now that it has `left` bytes to go.
     #[must_use]
     pub fn slots(&self, left: u64) -> usize {
+        self.allowance(left, 0).slots
+    }
+
+    /// The same, and how many bytes they may copy, where `enough` would do for a job by itself.
+    ///
+    /// Bytes are what bounds long requests, and so are shared out in the same proportion.
+    #[must_use]
+    pub fn allowance(&self, left: u64, enough: u64) -> Allowance {
         let mut state = self.team.state();
         state.left.insert(self.job, left);
         let all: Vec<u64> = state.left.values().copied().collect();
         let place = state.left.keys().position(|job| *job == self.job);
         let shares = shares(&all, state.slots);
-        place
+        let slots = place
             .and_then(|place| shares.get(place).copied())
-            .unwrap_or(1)
+            .unwrap_or(1);
+        let given = shares
+            .iter()
+            .fold(0, |sum, share| wide(*share).saturating_add(sum));
+        let jobs = wide(all.len());
+        let of_all = u128::from(enough)
+            .saturating_mul(jobs)
+            .saturating_mul(wide(slots));
+        let bytes = of_all.checked_div(given).unwrap_or(0);
+        Allowance {
+            slots,
+            bytes: u64::try_from(bytes).unwrap_or(u64::MAX),
+            alone: all.len() < 2,
+        }
     }
 }
 
@@ -124,6 +156,17 @@ mod tests {
         assert_eq!((first.slots(100), second.slots(100)), (8, 8));
         drop(first);
         assert_eq!(second.slots(1), 16);
+    }
+
+    #[test]
+    fn bytes_in_flight_are_shared_as_slots_are_and_together_are_enough_for_each() {
+        let team = Team::new(40);
+        let (large, small) = (team.join(300), team.join(100));
+        let (large, small) = (large.allowance(300, 8), small.allowance(100, 8));
+        assert_eq!((large.bytes, small.bytes), (12, 4));
+        assert!(!large.alone);
+        let one = team.join(0).allowance(0, 8);
+        assert!(one.bytes <= 8, "{one:?}");
     }
 
     proptest! {

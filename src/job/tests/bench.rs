@@ -11,9 +11,10 @@ use crate::job::open::Opened;
 use crate::job::options::{
     Baseline, CopyOptions, JournalPlace, Making, Pass, Reading, Tuning, Zeroes,
 };
-use crate::job::{Context, prepare};
+use crate::job::{Context, Shared, prepare};
 use crate::journal::{Journal, Manifest};
 use crate::pipeline::Stop;
+use crate::pipeline::counters::Counters;
 use crate::report::{Event, Reporter};
 use crate::source::Source;
 use crate::target::Target;
@@ -49,6 +50,10 @@ pub(super) struct Bench {
     pub(super) source: MemSource,
     pub(super) target: MemTarget,
     pub(super) heard: Arc<Heard>,
+    /// Of its last pass.
+    pub(super) counters: Mutex<Arc<Counters>>,
+    /// With other benches.
+    pub(super) shared: Shared,
     blocks: u64,
     dir: TempDir,
 }
@@ -79,6 +84,8 @@ impl Bench {
             source: MemSource::new(blocks * BLOCK),
             target: MemTarget::holding(&old),
             heard: Arc::default(),
+            counters: Mutex::default(),
+            shared: Shared::default(),
             blocks,
             dir: tempfile::tempdir().unwrap(),
         }
@@ -90,6 +97,11 @@ impl Bench {
             0 => self.source.punch(block(number)),
             byte => self.source.put(block(number).start, &vec![byte; 65536]),
         }
+    }
+
+    /// Bytes that its last pass has dealt with by now.
+    pub(super) fn dealt(&self) -> u64 {
+        self.counters.lock().unwrap().snapshot().dealt
     }
 
     pub(super) fn journal(&self) -> PathBuf {
@@ -125,7 +137,13 @@ impl Bench {
     }
 
     pub(super) fn context(&self, stop: Stop) -> Context {
-        Context::new(self.heard.clone(), stop)
+        let counters = Arc::<Counters>::default();
+        *self.counters.lock().unwrap() = counters.clone();
+        Context {
+            counters,
+            shared: self.shared.clone(),
+            ..Context::new(self.heard.clone(), stop)
+        }
     }
 
     /// A pass with what the options say, onto a target with faults.

@@ -1,5 +1,6 @@
 //! How much changed up to a point: asked of each disk's list before it is copied.
 
+use super::pool::Links;
 use super::scene::{Scene, interrupted, raw};
 use crate::changes::guest::Point;
 use crate::changes::nbd_bitmap::{self, NbdBitmap};
@@ -62,7 +63,12 @@ async fn count(scene: &Scene, point: &Point) -> Result<Option<u64>> {
         return Ok(None);
     };
     let contexts = vec![nbd_bitmap::context(name)];
-    let disk = any_source(&point.address, &raw(), &scene.tuning(), contexts).await?;
+    // A few questions, one after the other.
+    let links = Links {
+        at_once: 1,
+        each: Some(1),
+    };
+    let disk = any_source(&point.address, &raw(), &scene.tuning(links), contexts).await?;
     let client = disk.client.ok_or_else(|| {
         let what = format!("{} has no dirty bitmaps", point.address);
         Error::new(Kind::Refused, what)

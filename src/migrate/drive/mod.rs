@@ -3,6 +3,7 @@
 //! ```text
 //!  scene.rs     all that actions work with; calls to the guest, repeated as the plan allows
 //!  act.rs       an action, done
+//!  pool.rs      what all disks share: memory, requests, connections, bytes per second
 //!  measure.rs   how much changed up to a point
 //!  pass.rs      all disks copied at once
 //!  proof.rs     what was written, read back
@@ -19,6 +20,7 @@ mod hook;
 mod label;
 mod measure;
 mod pass;
+mod pool;
 mod progress;
 mod proof;
 mod scene;

@@ -1,6 +1,7 @@
 //! One pass over all disks of the VM at once.
 
 use super::act::stands;
+use super::pool::Links;
 use super::progress::Progress;
 use super::scene::{Scene, interrupted, raw};
 use crate::changes::Baseline;
@@ -92,9 +93,13 @@ async fn copy_all(
     let goals = goals.map(|(pass, disk)| pass.changed.or(Some(disk.size)));
     let counters = scene.board.begin(goals.collect());
     let (stopper, stop) = Stopper::new();
-    let gate = Arc::new(Semaphore::new(scene.plan.workers));
+    let points = scene.points();
+    let links = scene.links(&points);
+    let gate = Arc::new(Semaphore::new(links.at_once));
+    // The rate of this hour first, and then what goes by it.
+    let mut progress = Progress::new(scene);
     let mut jobs = JoinSet::new();
-    for (i, point) in scene.points().iter().enumerate() {
+    for (i, point) in points.iter().enumerate() {
         let Some(counters) = counters.get(i) else {
             continue;
         };
@@ -105,9 +110,10 @@ async fn copy_all(
         {
             continue;
         }
-        let options = options(scene, i, point, kind)?;
+        let options = options(scene, i, point, kind, links)?;
         begin(scene, i, number, &options)?;
-        let context = scene.context(&point.name, counters, &stop);
+        let ends = [&options.source, &options.target];
+        let context = scene.context(&point.name, &ends, counters, &stop);
         let (gate, name, counters) = (gate.clone(), point.name.clone(), counters.clone());
         jobs.spawn(async move {
             let _turn = gate.acquire().await;
@@ -116,7 +122,6 @@ async fn copy_all(
             (i, counters, copied)
         });
     }
-    let mut progress = Progress::new(scene);
     let mut failed: Option<Error> = None;
     while !jobs.is_empty() {
         tokio::select! {
@@ -151,7 +156,13 @@ fn worse(one: Option<Error>, other: Error) -> Error {
     }
 }
 
-fn options(scene: &Scene, disk: usize, point: &Point, kind: PassKind) -> Result<CopyOptions> {
+fn options(
+    scene: &Scene,
+    disk: usize,
+    point: &Point,
+    kind: PassKind,
+    links: Links,
+) -> Result<CopyOptions> {
     let unknown = || {
         Error::new(
             Kind::Refused,
@@ -183,7 +194,7 @@ fn options(scene: &Scene, disk: usize, point: &Point, kind: PassKind) -> Result<
         verify: Some(false),
         distrust_ppm: scene.plan.distrust_ppm,
         digest: scene.plan.digest,
-        tuning: scene.tuning(),
+        tuning: scene.tuning(links),
         zeroes: Zeroes::default(),
     })
 }

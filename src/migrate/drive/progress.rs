@@ -19,6 +19,7 @@ pub(super) struct Progress<'a> {
 
 impl<'a> Progress<'a> {
     pub(super) fn new(scene: &'a Scene) -> Self {
+        scene.follow_clock();
         let sizes = scene.book.look(|record| {
             let sizes = record.disks.iter().map(|disk| disk.size);
             sizes.fold(0, u64::saturating_add)
@@ -39,6 +40,7 @@ impl<'a> Progress<'a> {
     /// Waits for the next beat, and tells.
     pub(super) async fn tick(&mut self) {
         self.interval.tick().await;
+        self.scene.follow_clock();
         self.tell();
     }
 

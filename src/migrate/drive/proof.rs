@@ -7,6 +7,8 @@ use crate::job::options::JournalPlace;
 use crate::job::{self, Scope, VerifyOptions};
 use crate::migrate::phase::Event;
 use crate::pipeline::{Stop, Stopper};
+use std::sync::Arc;
+use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
 /// Proves every disk: what was written since it was proven last, or `all` of it. A disk that is not as
@@ -23,22 +25,25 @@ pub(super) async fn prove(scene: &Scene, all: bool, mut halt: Stop) -> Result<Ev
     let counters = scene.board.begin(sizes);
     let (stopper, stop) = Stopper::new();
     let scope = if all { Scope::All } else { Scope::Unproven };
+    let links = scene.links(&[]);
+    let gate = Arc::new(Semaphore::new(links.at_once));
+    let mut progress = Progress::new(scene);
     let mut proofs = JoinSet::new();
     for (i, (disk, counters)) in scene.plan.disks.iter().zip(&counters).enumerate() {
         let options = VerifyOptions {
             target: disk.target.clone(),
             journal: JournalPlace::Path(scene.book.store.journal(&disk.name)),
-            tuning: scene.tuning(),
+            tuning: scene.tuning(links),
         };
-        let context = scene.context(&disk.name, counters, &stop);
-        let name = disk.name.clone();
+        let context = scene.context(&disk.name, &[&disk.target], counters, &stop);
+        let (gate, name) = (gate.clone(), disk.name.clone());
         proofs.spawn(async move {
+            let _turn = gate.acquire().await;
             let proven = job::prove(&options, scope, context).await;
             let proven = proven.map_err(|error| error.context(format!("prove disk {name}")));
             (i, proven)
         });
     }
-    let mut progress = Progress::new(scene);
     let mut failed: Option<Error> = None;
     while !proofs.is_empty() {
         tokio::select! {

@@ -1,5 +1,7 @@
 //! All that the actions of a migration work with.
 
+use super::pool::{Links, Pool};
+use crate::address::Address;
 use crate::changes::guest::{Guest, Point};
 use crate::error::{Error, Kind, Result};
 use crate::job::Context;
@@ -7,7 +9,7 @@ use crate::job::options::{Reading, Tuning};
 use crate::migrate::board::Board;
 use crate::migrate::book::{self, Book};
 use crate::migrate::phase::{Event, Refusal, Rules, State};
-use crate::migrate::plan::{HourOfDay, Plan};
+use crate::migrate::plan::Plan;
 use crate::migrate::record::Record;
 use crate::migrate::status;
 use crate::pipeline::Stop;
@@ -31,6 +33,7 @@ pub(crate) struct Scene {
     pub(crate) book: Book,
     pub(crate) board: Board,
     pub(crate) reporter: Arc<dyn Reporter>,
+    pool: Pool,
     /// The VM, once it was reached.
     guest: Mutex<Option<Arc<dyn Guest>>>,
     /// The point that stands, as the guest told it.
@@ -44,6 +47,7 @@ impl Scene {
         let board = book.look(Board::new);
         Self {
             rules: plan.rules(),
+            pool: Pool::new(&plan.limits),
             plan,
             book,
             board,
@@ -210,33 +214,47 @@ impl Scene {
         *self.points.lock().unwrap_or_else(PoisonError::into_inner) = points;
     }
 
-    /// Speed and memory of what runs on one of the disks that are worked on at once.
-    pub(super) fn tuning(&self) -> Tuning {
+    /// How what runs on one disk is tuned; what it shares with the others is in its context.
+    pub(super) fn tuning(&self, links: Links) -> Tuning {
         let limits = &self.plan.limits;
-        let share = self.plan.workers.min(self.plan.disks.len()).max(1);
-        let each = |all: u64| all / u64::try_from(share).unwrap_or(1);
-        // Less than one host may carry is less than any may.
-        let hour = HourOfDay::at(book::clock() / 1000);
-        let rates = [limits.rate_at(hour), limits.rate_per_host];
-        let rate = rates.into_iter().flatten().min();
         Tuning {
-            memory: each(limits.memory),
-            connections: limits.connections,
-            requests: (limits.requests / share).max(4),
-            rate: rate.map(each),
+            memory: limits.memory,
+            connections_at_most: links.each,
+            requests: limits.requests,
             retry: self.plan.retry,
             ..Tuning::default()
         }
     }
 
-    /// The surroundings of a job on one disk.
-    pub(super) fn context(&self, disk: &str, counters: &Arc<Counters>, stop: &Stop) -> Context {
+    /// How many disks are worked on at once, and their connections; `sources` if they are read, too.
+    pub(super) fn links(&self, sources: &[Point]) -> Links {
+        let disks = self.plan.disks.iter().enumerate().map(|(i, disk)| {
+            let source = sources.get(i).map(|point| &point.address);
+            source.into_iter().chain([&disk.target]).collect()
+        });
+        Links::of(&self.plan, &disks.collect::<Vec<_>>())
+    }
+
+    /// The surroundings of a job on one disk, between `ends`.
+    pub(super) fn context(
+        &self,
+        disk: &str,
+        ends: &[&Address],
+        counters: &Arc<Counters>,
+        stop: &Stop,
+    ) -> Context {
         let reporter = Arc::new(OfDisk::new(disk, self.reporter.clone()));
         Context {
             counters: counters.clone(),
             steered: true,
+            shared: self.pool.shared(ends),
             ..Context::new(reporter, stop.clone())
         }
+    }
+
+    /// The rate of this hour.
+    pub(super) fn follow_clock(&self) {
+        self.pool.follow(book::clock() / 1000);
     }
 }
 

@@ -281,7 +281,12 @@ fn limits(found: &layout::Limits, bad: &mut Complaints) -> Limits {
     let per_host = bad.bytes("limits.rate-per-host", found.rate_per_host.as_ref());
     Limits {
         memory: memory.unwrap_or(MEMORY),
-        connections: bad.count("limits.connections", found.connections),
+        connections: connections("limits.connections", found.connections, bad),
+        connections_per_host: connections(
+            "limits.connections-per-host",
+            found.connections_per_host,
+            bad,
+        ),
         requests: bad
             .count("limits.requests", found.requests)
             .unwrap_or(REQUESTS),
@@ -289,6 +294,15 @@ fn limits(found: &layout::Limits, bad: &mut Complaints) -> Limits {
         rate_per_host: per_host.filter(|rate| *rate > 0),
         windows,
     }
+}
+
+/// A disk has two ends.
+fn connections(place: &str, number: Option<u32>, bad: &mut Complaints) -> Option<usize> {
+    let count = bad.count(place, number)?;
+    if count < 2 {
+        bad.add(place, "2 at least: a disk may need one at each end");
+    }
+    Some(count)
 }
 
 fn hooks(found: layout::Hooks, bad: &mut Complaints) -> Vec<(Hook, Command)> {

@@ -99,6 +99,7 @@ pub(super) struct Quiesce {
 pub(super) struct Limits {
     pub(super) memory: Option<Text>,
     pub(super) connections: Option<u32>,
+    pub(super) connections_per_host: Option<u32>,
     pub(super) requests: Option<u32>,
     pub(super) rate: Option<Text>,
     pub(super) rate_per_host: Option<Text>,

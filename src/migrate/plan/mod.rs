@@ -103,8 +103,10 @@ pub enum Cutover {
 pub struct Limits {
     /// Bytes of buffers.
     pub memory: u64,
-    /// Connections to each server; `None` is what suits the address.
+    /// Connections to all servers together; `None` is what suits each address.
     pub connections: Option<usize>,
+    /// Connections to any one host.
+    pub connections_per_host: Option<usize>,
     /// Requests in flight.
     pub requests: usize,
     /// Bytes per second, while no window says otherwise.

@@ -29,6 +29,7 @@ shutdown: {how: guest, timeout: 5m, otherwise: power-off}
 limits:
   memory: 128M
   connections: 2
+  connections-per-host: 2
   requests: 32
   rate: 100M
   rate-per-host: 50M
@@ -116,7 +117,7 @@ disks:
 precopy-interval: soon
 cutover: {at: tomorrow}
 shutdown: {otherwise: guest}
-limits: {memory: 1k, requests: 0, rate: fast, windows: [{from: '9', to: '10:00', rate: 1}]}
+limits: {memory: 1k, requests: 0, connections: 1, rate: fast, windows: [{from: '9', to: '10:00', rate: 1}]}
 hooks: {done: {command: []}}
 metrics: here
 digest: md5
@@ -136,6 +137,7 @@ distrust-tracking: some
         "shutdown.otherwise: ",
         "limits.memory: 4M at least",
         "limits.requests: ",
+        "limits.connections: 2 at least",
         "limits.rate: ",
         "limits.windows[0].from: ",
         "hooks.done.command: ",

@@ -3,6 +3,7 @@
 use jiff::civil::Time;
 use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
+use std::fmt;
 use std::time::Duration;
 
 /// A time of at least one millisecond: `30s`, `1h 30m`, `PT5M`.
@@ -53,6 +54,12 @@ impl HourOfDay {
     pub(super) fn parse(word: &str) -> Result<Self, String> {
         let parsed = word.parse().map(Self);
         parsed.map_err(|_| format!("{word:?} is no hour of the day such as 22:30"))
+    }
+}
+
+impl fmt::Display for HourOfDay {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.0)
     }
 }
 

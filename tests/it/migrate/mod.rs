@@ -5,6 +5,7 @@
 //!  whole.rs     from the first pass to the certificate; steering on the way
 //!  kills.rs     killed at any moment, again and again
 //!  trouble.rs   sockets lost, targets full, disks that are not those of the plan
+//!  share.rs     one rate for all disks, by the clock
 //!  trust.rs     trackers that leave out changes, or were reset
 //!  network.rs   ways that are cut: to the disks, to QMP, to a target
 //!  faults.rs    servers that start anew, targets that are full or slow, clocks that are set
@@ -19,6 +20,7 @@ mod faults;
 mod kills;
 mod machine;
 mod network;
+mod share;
 mod stage;
 mod trouble;
 mod trust;
