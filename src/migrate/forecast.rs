@@ -165,13 +165,13 @@ fn disk(passes: &[PassRecord], i: usize, since: u64, live: Option<&u64>) -> Disk
     }
     let rate = changed.saturating_mul(1000).checked_div(time);
     let dirty_rate = rate.map(|rate| u64::try_from(rate).unwrap_or(u64::MAX));
-    let guess = dirty_rate.map(|rate| share(rate, since, 1000));
+    let last = passes.last().and_then(|pass| pass.disks.get(i));
+    // No more can have changed than there is.
+    let most = last.map(|disk| disk.size).filter(|size| *size > 0);
+    let most = most.unwrap_or(u64::MAX);
+    let guess = dirty_rate.map(|rate| share(rate, since, 1000).min(most));
     DiskForecast {
-        name: passes
-            .last()
-            .and_then(|pass| pass.disks.get(i))
-            .map(|disk| disk.name.clone())
-            .unwrap_or_default(),
+        name: last.map(|disk| disk.name.clone()).unwrap_or_default(),
         dirty_rate,
         next: live.copied().or(guess),
     }
@@ -368,6 +368,20 @@ pub(super) mod tests {
         let told = at(&[vm.full()], 1000);
         assert_eq!((told.throughput, told.dirty_rate), (Some(1 << 20), None));
         assert_eq!((told.next, told.outage), (None, None));
+    }
+
+    #[test]
+    fn no_more_changes_than_a_disk_has() {
+        let vm = Steady {
+            rate: 8 << 20,
+            throughput: 4 << 20,
+            overhead: 0,
+            size: 64 << 20,
+        };
+        let mut delta = vm.delta(4000);
+        delta.disks[0].size = vm.size;
+        let told = at(&[vm.full(), delta], 60_000).next.unwrap();
+        assert_eq!((told.bytes, told.millis), (64 << 20, 16_000));
     }
 
     #[test]

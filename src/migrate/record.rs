@@ -113,6 +113,9 @@ pub struct Expected {
 pub struct DiskPass {
     /// The disk.
     pub name: String,
+    /// Its bytes; 0 if that was not recorded.
+    #[serde(default)]
+    pub size: u64,
     /// Bytes that the tracker called changed; `None` if it was not asked or cannot tell.
     pub changed: Option<u64>,
     /// Bytes read from the source.
@@ -335,6 +338,7 @@ impl DiskPass {
     fn of(disk: &DiskRecord) -> Self {
         Self {
             name: disk.name.clone(),
+            size: disk.size,
             ..Self::default()
         }
     }
