@@ -26,6 +26,7 @@ pub mod digest;
 pub mod buffer;
 pub mod endpoint;
 pub mod address;
+pub mod authority;
 pub mod secret;
 pub mod error;
 pub mod sys;

@@ -11,7 +11,15 @@ use std::path::{Path, PathBuf};
 
 /// The vocabulary that everything above it may speak.
 const WORDS: &[&str] = &[
-    "address", "buffer", "digest", "endpoint", "error", "extent", "secret", "sys",
+    "address",
+    "authority",
+    "buffer",
+    "digest",
+    "endpoint",
+    "error",
+    "extent",
+    "secret",
+    "sys",
 ];
 
 /// Which modules a module may use, besides itself and [`WORDS`]; those list all that they may.
@@ -86,6 +94,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("http", &[]),
     // The vocabulary, among itself.
     ("address", &["error"]),
+    ("authority", &[]),
     ("sys", &["buffer", "extent", "error"]),
     ("digest", &["extent", "error"]),
     ("buffer", &["error"]),

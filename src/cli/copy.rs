@@ -61,6 +61,10 @@ struct PassOptions {
     #[arg(long, value_name = "BASELINE", value_parser = words::baseline)]
     changes_since: Option<Baseline>,
 
+    /// The target holds an older copy that somebody else made: a delta may be the first pass
+    #[arg(long)]
+    adopt: bool,
+
     /// Read this share of what the tracker calls unchanged and compare it; if it left out a change,
     /// read and compare all of the disk
     #[arg(long, value_name = "PERCENT", value_parser = words::ppm)]
@@ -166,6 +170,7 @@ impl Copy {
             journal: place(self.journal.journal, self.journal.no_journal),
             restart: self.journal.restart,
             overwrite: self.pass.overwrite,
+            adopt: self.pass.adopt,
             allow_sector_mismatch: self.pass.allow_sector_mismatch,
             verify: match (self.pass.verify, self.pass.no_verify) {
                 (true, _) => Some(true),

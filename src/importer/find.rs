@@ -6,6 +6,7 @@
 
 use super::settings::{Checkpoint, PASSWORD, VmDisk};
 use crate::changes::Baseline;
+use crate::changes::vsphere::lost;
 use crate::error::{Error, Kind, Result};
 use crate::http::trust::Trust;
 use crate::secret::Place;
@@ -31,6 +32,8 @@ pub(super) struct Found {
     pub(super) snapshot: Option<String>,
     /// Since when changes count; everything without it.
     pub(super) since: Option<Baseline>,
+    /// Why nobody can tell changes since then, if nobody can: all is compared.
+    pub(super) lost: Option<String>,
     /// Bytes.
     pub(super) size: u64,
 }
@@ -96,34 +99,40 @@ async fn look(wanted: &VmDisk, session: &Arc<Session>) -> Result<Found> {
         &wanted.backing_file,
     )
     .await?;
-    let found = |file: &Disk, snapshot: Option<&Moref>, since| Found {
+    let found = |file: &Disk, snapshot: Option<&Moref>| Found {
         vm: machine.on().value.clone(),
         file: file.file.clone(),
         snapshot: snapshot.map(|snapshot| snapshot.value.clone()),
-        since,
+        since: None,
+        lost: None,
         size: file.capacity,
     };
     let (current, previous) = match &wanted.checkpoint {
-        Checkpoint::Cold => return Ok(found(&now, None, None)),
+        Checkpoint::Cold => return Ok(found(&now, None)),
         Checkpoint::First { current } => (current, None),
         Checkpoint::Delta { current, previous } => (current, Some(previous)),
     };
     let snapshot = snapshot(&facts.snapshots, current)?;
     let then = in_snapshot(&machine, snapshot, &now).await?;
-    let since = match previous {
-        None => None,
-        Some(id) if is_change_id(id) => ChangeId::new(id.clone()).map(Baseline::Cbt),
+    let all = found(&then, Some(snapshot));
+    let id = match previous {
+        None => return Ok(all),
+        Some(id) if is_change_id(id) => ChangeId::new(id.clone()),
         Some(name) => {
             let base = self::snapshot(&facts.snapshots, name)?;
-            let base = in_snapshot(&machine, base, &now).await?;
-            let none = || {
-                let what = format!("CBT is not enabled on disk {}", base.key);
-                Error::new(Kind::Refused, what)
-            };
-            Some(Baseline::Cbt(base.change_id.clone().ok_or_else(none)?))
+            in_snapshot(&machine, base, &now).await?.change_id
         }
     };
-    Ok(found(&then, Some(snapshot), since))
+    let lost = match &id {
+        Some(id) => lost(id, &then),
+        None => Some(format!("CBT is not enabled on disk {}", then.key)),
+    };
+    let told = id.map(Baseline::Cbt).filter(|_| lost.is_none());
+    Ok(Found {
+        since: Some(told.unwrap_or(Baseline::Digest)),
+        lost,
+        ..all
+    })
 }
 
 /// The disk that has, or had, this file: now, in a snapshot, or as a parent of what it has now.

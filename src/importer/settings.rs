@@ -7,6 +7,7 @@ use super::Env;
 use super::flags::Flags;
 use super::image::{Image, Store};
 use super::quantity;
+use crate::authority;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -202,22 +203,8 @@ fn endpoint(url: &str) -> Result<(String, u16), String> {
     let authority = authority
         .rsplit_once('@')
         .map_or(authority, |(_, host)| host);
-    let (host, port) = match authority.strip_prefix('[') {
-        Some(rest) => rest.split_once(']').ok_or_else(bad)?,
-        None => match authority.find(':') {
-            Some(at) => authority.split_at(at),
-            None => (authority, ""),
-        },
-    };
-    let port = match port.strip_prefix(':') {
-        Some(port) => port.parse().map_err(|_| bad())?,
-        None if port.is_empty() => 443,
-        None => return Err(bad()),
-    };
-    match host.is_empty() || port == 0 {
-        true => Err(bad()),
-        false => Ok((host.to_owned(), port)),
-    }
+    let (host, port) = authority::parse(authority).ok_or_else(bad)?;
+    Ok((host.to_owned(), port.unwrap_or(443)))
 }
 
 /// As Go's `strconv.ParseBool`.

@@ -7,6 +7,9 @@ use super::place::Place;
 use super::settings::{Checkpoint, PASSWORD, Settings, VmDisk};
 use super::{End, log};
 use crate::address::Address;
+use crate::authority;
+use crate::changes::Baseline;
+use crate::changes::vsphere::unbelieved;
 use crate::digest::Algorithm;
 use crate::endpoint::ServedBy;
 use crate::error::{Error, Kind, Result};
@@ -15,9 +18,11 @@ use crate::job::{self, Context};
 use crate::pipeline::Stop;
 use crate::report::{Event, Reporter};
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+use std::env;
 use std::fs;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
+use std::process;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::time::{Instant, sleep};
@@ -59,6 +64,16 @@ pub(super) async fn import(
 
 const CONNECTING: &str = "Unable to connect to vddk data source";
 const COPYING: &str = "Unable to process data: Unable to transfer source data to target file";
+
+/// How a disk is copied.
+#[derive(Clone, Debug)]
+struct Way {
+    /// Since when changes count.
+    since: Option<Baseline>,
+    journal: Option<PathBuf>,
+    /// The journal was begun anew.
+    anew: bool,
+}
 
 struct Import<'a> {
     settings: &'a Settings,
@@ -109,7 +124,8 @@ impl Import<'_> {
         })
     }
 
-    /// Copies, and again from the start where a journal has nothing to say about this copy.
+    /// Copies. Where nobody can tell what changed, all is compared; where a journal has nothing to
+    /// say about this copy, without what it says.
     async fn copy(
         &self,
         found: &Found,
@@ -121,25 +137,65 @@ impl Import<'_> {
             counters: self.gauge.counters.clone(),
             ..Context::new(teller.clone(), stop.clone())
         };
-        let mut options = self.options(found, place)?;
-        let copy = |options: CopyOptions| {
-            let context = context.clone();
-            async move { job::copy(&options, context).await.map(drop) }
-        };
-        let first = self.patiently(stop.clone(), || copy(options.clone())).await;
-        let (Err(error), JournalPlace::Path(journal)) = (&first, &options.journal) else {
-            return first;
-        };
-        if error.kind() != Kind::Refused {
-            return first;
+        let mut plan = self.way(found);
+        loop {
+            let options = self.options(found, place, &plan)?;
+            let copy = || {
+                let (options, context) = (options.clone(), context.clone());
+                async move { job::copy(&options, context).await.map(drop) }
+            };
+            let error = match self.patiently(stop.clone(), copy).await {
+                Err(error) => error,
+                Ok(()) => break,
+            };
+            let told = matches!(plan.since, Some(Baseline::Cbt(_)));
+            if told && unbelieved(&error) {
+                log(&format!(
+                    "{}; all of the disk is read and compared",
+                    error.line()
+                ));
+                plan = self.compared(plan);
+            } else if let (false, Kind::Refused, Some(journal)) =
+                (plan.anew, error.kind(), &self.settings.journal)
+            {
+                // It is about another copy: what it knows of this volume is not true any more.
+                log(&format!("{}; beginning without the journal", error.line()));
+                forget(journal)?;
+                plan.anew = true;
+            } else {
+                return Err(error);
+            }
         }
-        // It is about another copy: what it knows of this volume is not true any more.
-        log(&format!("{}; beginning without the journal", error.line()));
-        forget(journal)?;
-        if found.since.is_some() {
-            (options.journal, options.verify) = (JournalPlace::None, Some(false));
+        match (&plan.journal, &self.settings.journal) {
+            (Some(own), None) => forget(own),
+            _ => Ok(()),
         }
-        self.patiently(stop, || copy(options.clone())).await
+    }
+
+    /// How it is tried first.
+    fn way(&self, found: &Found) -> Way {
+        let way = Way {
+            since: found.since.clone(),
+            journal: self.settings.journal.clone(),
+            anew: false,
+        };
+        match &found.lost {
+            None => way,
+            Some(why) => {
+                log(&format!("{why}; all of the disk is read and compared"));
+                self.compared(way)
+            }
+        }
+    }
+
+    /// The same by comparing, which needs a journal, if only for as long as it takes.
+    fn compared(&self, way: Way) -> Way {
+        let own = || env::temp_dir().join(format!("diskferry-import-{}.journal", process::id()));
+        Way {
+            since: Some(Baseline::Digest),
+            journal: Some(way.journal.unwrap_or_else(own)),
+            ..way
+        }
     }
 
     /// Does something again while it fails for a moment: whoever migrates gives up after three
@@ -166,10 +222,10 @@ impl Import<'_> {
         }
     }
 
-    fn options(&self, found: &Found, place: &Place) -> Result<CopyOptions> {
-        let is_delta = found.since.is_some();
+    fn options(&self, found: &Found, place: &Place, way: &Way) -> Result<CopyOptions> {
+        let is_delta = way.since.is_some();
         let is_final = self.disk.is_final || self.disk.checkpoint == Checkpoint::Cold;
-        let journal = match &self.settings.journal {
+        let journal = match &way.journal {
             Some(path) => JournalPlace::Path(path.clone()),
             None => JournalPlace::None,
         };
@@ -186,11 +242,14 @@ impl Import<'_> {
             target: Address::Path(place.path.clone()),
             making: Making::default(),
             pass: Pass {
-                changes_since: found.since.clone(),
+                changes_since: way.since.clone(),
                 is_final,
             },
             // The volume is the controller's to give; what an earlier pod left in it is ours.
             overwrite: true,
+            // A disk that a delta is for was copied by somebody: by storage offload, or by a pod that
+            // kept no journal.
+            adopt: true,
             restart: false,
             // As the original: whether a guest copes is decided by how its VM will be made.
             allow_sector_mismatch: true,
@@ -233,14 +292,10 @@ impl Import<'_> {
             .filter_map(|(key, value)| Some((key, value.filter(|value| !value.is_empty())?)))
             .map(|(key, value)| format!("{key}={}", encoded(&value)))
             .collect();
-        let host = match self.disk.host.contains(':') {
-            true => format!("[{}]", self.disk.host),
-            false => self.disk.host.clone(),
-        };
         format!(
-            "vddk://{}@{host}:{}/moref={}?{}",
+            "vddk://{}@{}/moref={}?{}",
             encoded(&self.disk.user),
-            self.disk.port,
+            authority::show(&self.disk.host, Some(self.disk.port)),
             encoded(&found.vm),
             keys.join("&")
         )

@@ -16,7 +16,7 @@ use crate::buffer::Budget;
 use crate::endpoint::Identity;
 use crate::error::{Error, Kind, Result};
 use crate::extent::ByteRange;
-use crate::journal::{Begin, Journal, Manifest, PassBegin, Record, VERSION, unique_id};
+use crate::journal::{Begin, Journal, Manifest, Mark, PassBegin, Record, VERSION, unique_id};
 use crate::pipeline::counters::Totals;
 use crate::plan::Done;
 use crate::report::{Event, Ticker};
@@ -51,6 +51,8 @@ pub(super) struct Job<'a> {
     pub(super) number: u32,
     /// A pass was complete before: the target holds a whole disk.
     pub(super) whole: bool,
+    /// Somebody else made that, and what some blocks hold is not known.
+    pub(super) adopted: bool,
     /// An earlier run of this pass caught its tracker leaving out a change.
     pub(super) distrusted: bool,
     /// Chooses what is looked at in doubt, together with the number of the pass.
@@ -81,6 +83,12 @@ impl Job<'_> {
             .map(|manifest| JobLedger::new(manifest, self.journal.clone(), self.claims_blocks()));
         if self.start == Start::Fresh {
             self.probe().await?;
+        }
+        if let (true, Some(ledger)) = (self.adopted && self.compares(), ledger.as_mut()) {
+            self.context.warn(
+                "the target holds a copy of somebody else's: it is read before it is compared",
+            );
+            self.learn(&mut ledger.manifest).await?;
         }
         if let Some(offset) = self.recognize(ledger.as_ref()).await? {
             self.caught(offset)?;
@@ -185,7 +193,10 @@ impl Job<'_> {
 
     /// Proof is asked for, or this is the final pass.
     fn wants_proof(&self) -> bool {
-        let possible = self.target.can_read_back() && !self.is_delta_without_journal();
+        if self.options.adopt && self.is_delta_on_the_unknown() {
+            return false;
+        }
+        let possible = self.target.can_read_back() && !self.is_delta_on_the_unknown();
         self.options
             .verify
             .unwrap_or(self.options.pass.is_final && possible)
@@ -199,16 +210,22 @@ impl Job<'_> {
         }
     }
 
-    fn is_delta_without_journal(&self) -> bool {
-        self.journal.is_none() && self.options.pass.changes_since.is_some()
+    /// What blocks must hold that did not change is nowhere.
+    fn is_delta_on_the_unknown(&self) -> bool {
+        let unknown = self.journal.is_none() || (self.adopted && !self.compares());
+        unknown && self.options.pass.changes_since.is_some()
     }
 
     fn check_proof_is_possible(&self) -> Result<()> {
-        if self.options.verify == Some(true) && self.is_delta_without_journal() {
-            let what = "a delta cannot be verified without the journal of the passes before it";
+        let unknown = self.is_delta_on_the_unknown();
+        if self.options.verify == Some(true) && unknown && self.options.adopt {
+            self.context
+                .warn("what somebody else copied is not verified, as it was never compared");
+        } else if self.options.verify == Some(true) && unknown {
+            let what = "a delta cannot be verified without the journal of all passes before it";
             return Err(Error::new(Kind::Usage, what).hint("leave out --no-journal or --verify"));
         }
-        if self.options.distrust_ppm > 0 && self.is_delta_without_journal() {
+        if self.options.distrust_ppm > 0 && self.is_delta_on_the_unknown() {
             let what = "without the journal of the passes before, a tracker cannot be doubted";
             return Err(
                 Error::new(Kind::Usage, what).hint("leave out --no-journal or --distrust-tracking")
@@ -230,6 +247,7 @@ impl Job<'_> {
         };
         let manifest = match &self.start {
             Start::Fresh => self.begin_journal(&journal)?,
+            Start::Adopt => self.adopt(&journal)?,
             _ => self.open_manifest()?,
         };
         if !matches!(self.start, Start::Resume { .. }) {
@@ -263,6 +281,17 @@ impl Job<'_> {
             digest: self.options.digest,
         }))?;
         Ok(manifest)
+    }
+
+    /// Begins the journal of a target that somebody else copied to. That nothing of it is known is
+    /// durable before it counts as whole.
+    fn adopt(&self, journal: &SharedJournal) -> Result<Manifest> {
+        let marks = self.begin_journal(journal)?.marks();
+        marks.put(ByteRange::new(0, self.size()), Mark::Unsure)?;
+        marks.sync()?;
+        append(journal, &Record::Adopted { at: now() })?;
+        // Opened anew: one that was just made takes what nobody recorded for zeroes.
+        self.open_manifest()
     }
 
     fn open_manifest(&self) -> Result<Manifest> {

@@ -14,6 +14,7 @@ pub(super) struct Wanted<'a> {
     pub(super) source: &'a Identity,
     pub(super) target: &'a Identity,
     pub(super) digest: Algorithm,
+    pub(super) adopt: bool,
 }
 
 /// How a pass starts.
@@ -21,6 +22,8 @@ pub(super) struct Wanted<'a> {
 pub(super) enum Start {
     /// A full pass onto a target that nothing is known of.
     Fresh,
+    /// A delta onto a target that somebody else copied the disk to.
+    Adopt,
     /// The next pass onto a target that holds the disk already.
     Next {
         /// Its number.
@@ -71,6 +74,9 @@ pub(super) fn decide(history: &History, wanted: &Wanted<'_>) -> Result<Start> {
 
 fn fresh(wanted: &Wanted<'_>) -> Result<Start> {
     if wanted.pass.changes_since.is_some() {
+        if wanted.adopt {
+            return Ok(Start::Adopt);
+        }
         return Err(
             Error::new(Kind::Refused, "there is no complete pass to build on")
                 .hint("copy the whole disk first, or name the journal of that copy with --journal"),
@@ -243,6 +249,7 @@ mod tests {
             source: &source,
             target: &target,
             digest: Algorithm::Xxh3,
+            adopt: false,
         };
         decide(history, &wanted).map_err(|error| error.kind())
     }

@@ -11,6 +11,7 @@
 //!  doubts.rs      does the tracker tell all?
 //!  untracked.rs   a tracker that is no use, told to a caller that knows what to do instead
 //!  claims.rs      says durably which blocks are about to be written
+//!  learn.rs       what a target holds that somebody else copied
 //!  ledger.rs      records progress in journal and manifest
 //!  sectors.rs     will the guest find its partitions?
 //!  prepare.rs     opens both ends and the journal, and decides
@@ -34,6 +35,7 @@ mod decide;
 mod doubts;
 mod feed;
 mod forward;
+mod learn;
 mod ledger;
 mod open;
 pub mod options;

@@ -5,7 +5,7 @@ use super::web;
 use crate::address::Address;
 use crate::changes::Tracker;
 use crate::changes::nbd_bitmap::{self, NbdBitmap};
-use crate::changes::vsphere::Cbt;
+use crate::changes::vsphere::{Cbt, Written};
 use crate::endpoint::Identity;
 use crate::error::{Error, Kind, Result};
 use crate::format::Image;
@@ -104,10 +104,17 @@ pub(super) async fn source(options: &CopyOptions, counters: &Counters) -> Result
                 checked: disk.checked,
             });
         }
-        None | Some(Baseline::Digest) => {
+        since @ (None | Some(Baseline::Digest)) => {
             let disk = open_source(&options.source, &options.reading, client).await?;
+            // Whoever compares doubts what the server tells of changes.
+            let source = match (&options.source, since) {
+                (Address::Vddk(text), None) if options.zeroes.extents => {
+                    Written::over(disk.source, &text.parse()?).await
+                }
+                _ => disk.source,
+            };
             return Ok(Opened {
-                source: disk.source,
+                source,
                 tracker: None,
                 checked: disk.checked,
             });

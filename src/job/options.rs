@@ -27,6 +27,9 @@ pub struct CopyOptions {
     pub restart: bool,
     /// Write over a target that holds something else.
     pub overwrite: bool,
+    /// The target may hold an older copy of the disk that somebody else made: a delta without a
+    /// pass before it builds on that, and what is not compared with the source is not proven.
+    pub adopt: bool,
     /// The target's sectors may differ from those that the source's partition table counts in.
     pub allow_sector_mismatch: bool,
     /// Read the target back and compare at the end. A final pass always does, unless told not to.

@@ -53,12 +53,15 @@ pub(super) async fn attempt(
         size: Some(opened.source.size()),
         resuming: start != Start::Fresh,
         // A delta stands on a whole disk; without a journal the user says so.
-        whole: number > 1 || matches!(start, Start::Finished | Start::Next { .. }),
+        whole: number > 1
+            || history.adopted
+            || matches!(start, Start::Finished | Start::Next { .. } | Start::Adopt),
         probe: history.probe.clone(),
         making: options.making.clone(),
     };
     let target = open::target(&options.target, &options.tuning, &how, &context.counters).await?;
-    let (whole, proving) = (history.whole, history.proving);
+    let adopted = adopted(&start, history);
+    let (whole, proving) = (history.whole || adopted, history.proving);
     let distrusted = distrusted(&start, history);
     let job = Job {
         options,
@@ -67,6 +70,7 @@ pub(super) async fn attempt(
         identity: found.identity,
         number,
         whole,
+        adopted,
         proving,
         distrusted,
         seed: seed(history),
@@ -125,6 +129,7 @@ pub(super) fn begin(
         source: &source,
         target,
         digest: options.digest,
+        adopt: options.adopt,
     };
     match journal {
         Some(journal) => decide(history, &wanted)
@@ -137,6 +142,11 @@ pub(super) fn begin(
         None if options.pass.changes_since.is_some() => Ok(Start::Next { number: 1 }),
         None => Ok(Start::Fresh),
     }
+}
+
+/// Whether the passes build on a copy of somebody else's.
+pub(super) fn adopted(start: &Start, history: &History) -> bool {
+    history.adopted || *start == Start::Adopt
 }
 
 /// Whether the run that is gone on with caught its tracker.
@@ -156,7 +166,7 @@ pub(super) fn seed(history: &History) -> u64 {
 
 pub(super) fn number(start: &Start, history: &History) -> u32 {
     match start {
-        Start::Fresh => 1,
+        Start::Fresh | Start::Adopt => 1,
         Start::Next { number } | Start::Resume { number, .. } => *number,
         Start::Finished => history.last.as_ref().map_or(1, |pass| pass.begin.number),
     }

@@ -4,11 +4,11 @@
 //! where it was, and a later one reads only what was written since: a block loses its mark before
 //! it is written. A block that differs is marked as unsure: the next pass by digests writes it.
 
-use crate::buffer::Budget;
-use crate::digest::{BLOCK, Digest};
+use crate::buffer::{Budget, Buffer};
+use crate::digest::{Algorithm, BLOCK, Digest};
 use crate::error::{Error, Kind, Result};
 use crate::extent::ByteRange;
-use crate::journal::{Manifest, Mark};
+use crate::journal::{Manifest, Mark, Marks};
 use crate::pipeline::counters::Counters;
 use crate::pipeline::{RateLimit, Stop};
 use crate::plan::{Shape, runs, windows};
@@ -135,20 +135,7 @@ impl Proof<'_> {
 
     /// What is read of a window, request by request.
     fn pieces(&self, window: ByteRange) -> Vec<Result<ByteRange>> {
-        let ranges = match self.unproven(window) {
-            Ok(ranges) => ranges,
-            Err(error) => return vec![Err(error)],
-        };
-        let mut pieces = Vec::new();
-        for mut rest in ranges {
-            while !rest.is_empty() {
-                // Cut where a multiple lies, so that reads stay aligned after a ragged start.
-                let (piece, after) = rest.split(READ.saturating_sub(rest.start % READ));
-                pieces.push(Ok(piece));
-                rest = after;
-            }
-        }
-        pieces
+        marked(&self.manifest.marks(), window, |mark| mark != Mark::Proven)
     }
 
     async fn check(&self, range: ByteRange) -> Result<Differences> {
@@ -162,22 +149,13 @@ impl Proof<'_> {
             let waited = rate.pass(range.len()).await;
             Counters::spent(&self.counters.limit_wait, waited);
         }
-        let length = usize::try_from(range.len()).unwrap_or(usize::MAX);
-        let buffer = self.budget.take(length).await;
         let began = Instant::now();
-        let data = self.target.read_back(range.start, buffer).await?;
+        let data = held(self.target, self.budget, range).await?;
         Counters::spent(&self.counters.target_wait, began.elapsed());
-        let block = usize::try_from(BLOCK).unwrap_or(usize::MAX);
-        if data.len() != length || wanted.len() != data.chunks(block).len() {
-            let what = "the target was not read back in full";
-            return Err(Error::new(Kind::Corrupt, what).at(range.start));
-        }
-        let algorithm = self.manifest.algorithm();
-        let blocks = data.chunks(block).zip(&wanted);
-        let right: Vec<bool> = blocks
-            .map(|(block, digest)| algorithm.digest(block) == *digest)
-            .collect();
+        let found = digests(self.manifest.algorithm(), &data);
         drop(data);
+        let pairs = found.iter().zip(&wanted);
+        let right: Vec<bool> = pairs.map(|(found, wanted)| found == wanted).collect();
         Counters::add(&self.counters.verified, range.len());
         self.note(range, &right)
     }
@@ -198,6 +176,54 @@ impl Proof<'_> {
         }
         Ok(differ)
     }
+}
+
+/// The blocks of a window with such a mark, request by request.
+pub(super) fn marked(
+    marks: &Marks,
+    window: ByteRange,
+    wanted: impl Fn(Mark) -> bool,
+) -> Vec<Result<ByteRange>> {
+    let ranges = match marks.of(window) {
+        Ok(marks) => runs(window, BLOCK, marks.into_iter().map(wanted)),
+        Err(error) => return vec![Err(error)],
+    };
+    let mut pieces = Vec::new();
+    for mut rest in ranges {
+        while !rest.is_empty() {
+            // Cut where a multiple lies, so that reads stay aligned after a ragged start.
+            let (piece, after) = rest.split(READ.saturating_sub(rest.start % READ));
+            pieces.push(Ok(piece));
+            rest = after;
+        }
+    }
+    pieces
+}
+
+/// What the target holds, read past its cache.
+pub(super) async fn held(
+    target: &Arc<dyn Target>,
+    budget: &Budget,
+    range: ByteRange,
+) -> Result<Buffer> {
+    let length = usize::try_from(range.len()).unwrap_or(usize::MAX);
+    let buffer = budget.take(length).await;
+    let data = target.read_back(range.start, buffer).await?;
+    match data.len() == length {
+        true => Ok(data),
+        false => {
+            let what = "the target was not read back in full";
+            Err(Error::new(Kind::Corrupt, what).at(range.start))
+        }
+    }
+}
+
+/// The digests of whole blocks, of which the last may be short.
+pub(super) fn digests(algorithm: Algorithm, data: &[u8]) -> Vec<Digest> {
+    let block = usize::try_from(BLOCK).unwrap_or(usize::MAX);
+    data.chunks(block)
+        .map(|block| algorithm.digest(block))
+        .collect()
 }
 
 impl Differences {

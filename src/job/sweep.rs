@@ -54,7 +54,7 @@ impl Job<'_> {
     }
 
     /// Whether all is read and only what differs is written.
-    fn compares(&self) -> bool {
+    pub(super) fn compares(&self) -> bool {
         self.distrusted || self.options.pass.changes_since == Some(Baseline::Digest)
     }
 

@@ -1,6 +1,7 @@
 //! Passes over disks in memory, cut short in every way: what a manifest says is never believed of
 //! a block that something may have been written to since.
 
+mod adopt;
 mod bench;
 mod cuts;
 mod digest;

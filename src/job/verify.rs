@@ -123,6 +123,11 @@ pub(super) fn complete_pass(journal: &Journal, target: &str) -> Result<(Begin, P
         let what = format!("the target is labelled incomplete: {why}");
         return Err(Error::new(Kind::Refused, what).hint("complete a pass over it first"));
     }
+    if history.adopted {
+        let what = "some of the target was copied by somebody else and never compared";
+        let error = Error::new(Kind::Refused, what);
+        return Err(error.hint("a pass with --changes-since digest compares all of it"));
+    }
     match (&history.begin, &history.last) {
         (Some(begin), _) if begin.target.id != target => {
             let what = format!("the journal is about another target, {}", begin.target.name);

@@ -17,6 +17,9 @@ pub struct History {
     pub incomplete: Option<String>,
     /// Some pass was complete: all of the target was written once.
     pub whole: bool,
+    /// Somebody else made the copy that the passes build on, and no pass since then dealt with all of
+    /// it: of some blocks nobody knows what they must hold.
+    pub adopted: bool,
     /// A proof of everything was begun and is not complete.
     pub proving: bool,
     /// The target's measured zeroing.
@@ -47,6 +50,12 @@ impl PassState {
             proven: false,
             distrusted: false,
         }
+    }
+
+    /// Whether it deals with every block, not only with what a tracker tells.
+    fn reaches_all(&self) -> bool {
+        let since = self.begin.since.as_deref();
+        self.distrusted || since.is_none_or(|since| since == "digest")
     }
 }
 
@@ -100,6 +109,9 @@ impl History {
                 }
                 self.begin = Some(begin.clone());
             }
+            (Record::Adopted { .. }, None) if self.begin.is_some() => {
+                (self.whole, self.adopted) = (true, true);
+            }
             (Record::Pass(begin), last) if self.begin.is_some() => {
                 let next = last
                     .as_ref()
@@ -126,6 +138,7 @@ impl History {
                 pass.complete = true;
                 pass.proven |= *proven;
                 self.whole = true;
+                self.adopted &= !pass.reaches_all();
                 self.proving &= !*proven;
                 self.incomplete = None;
                 self.summary(|pass| {
@@ -154,6 +167,7 @@ impl History {
 fn out_of_order(record: &Record) -> Error {
     let name = match record {
         Record::Begin(_) => "begin",
+        Record::Adopted { .. } => "adopted",
         Record::Pass(_) => "pass",
         Record::Probe { .. } => "probe",
         Record::Barrier { .. } => "barrier",
@@ -232,6 +246,31 @@ mod tests {
             (last.done, last.complete, last.begin.number),
             (Done::default(), false, 2)
         );
+    }
+
+    #[test]
+    fn an_adopted_target_is_whole_and_becomes_ours_with_a_pass_over_all_of_it() {
+        let since = |number, since: &str| {
+            let Record::Pass(mut begin) = pass(number) else {
+                unreachable!()
+            };
+            begin.since = Some(since.to_owned());
+            Record::Pass(begin)
+        };
+        let end = |number| Record::PassDone {
+            number,
+            proven: false,
+            at: 0,
+        };
+        let adopted = Record::Adopted { at: 0 };
+        let mut history = History::of(&[begin(), adopted.clone(), since(1, "cbt:x")]).unwrap();
+        assert!(history.whole && history.adopted);
+        history.apply(&end(1)).unwrap();
+        assert!(history.adopted, "only what changed was written");
+        history.apply(&since(2, "digest")).unwrap();
+        history.apply(&end(2)).unwrap();
+        assert!(!history.adopted);
+        assert!(history.apply(&adopted).is_err(), "not after a pass");
     }
 
     #[test]

@@ -14,6 +14,11 @@ pub const VERSION: u32 = 1;
 pub enum Record {
     /// First record: what this journal is about. Never changes.
     Begin(Begin),
+    /// The target holds an older copy that somebody else made; every block of it is unsure.
+    Adopted {
+        /// Seconds since 1970, for people.
+        at: u64,
+    },
     /// A pass starts.
     Pass(PassBegin),
     /// What the target was measured to do when asked to zero, kept because the probe destroys

@@ -15,6 +15,7 @@
 //! A user such as `administrator@vsphere.local` may stand bare: the last `@` divides. A password
 //! is refused here: addresses are seen by every user of the machine.
 
+use crate::authority;
 use crate::error::{Error, Kind, Result};
 use crate::http::trust::{Thumbprint, Trust};
 use crate::secret::{Place, VARIABLE};
@@ -24,6 +25,9 @@ use std::str::FromStr;
 
 /// The scheme, and what divides it from the rest.
 pub const SCHEME: &str = "vsphere://";
+
+/// The port if none is said.
+const HTTPS: u16 = 443;
 
 const OTHER_PLACES: &str =
     "take it out: set DISKFERRY_VSPHERE_PASSWORD, or add ?password-file=PATH or ?password-fd=N";
@@ -62,10 +66,7 @@ impl Server {
     /// `HOST:PORT`, brackets around IPv6.
     #[must_use]
     pub fn authority(&self) -> String {
-        match self.host.contains(':') {
-            true => format!("[{}]:{}", self.host, self.port),
-            false => format!("{}:{}", self.host, self.port),
-        }
+        authority::show(&self.host, Some(self.port))
     }
 }
 
@@ -119,15 +120,16 @@ impl FromStr for Locator {
         if user.contains(':') {
             return Err(wrong("a password").hint(OTHER_PLACES));
         }
-        let (host, port) = host_and_port(place).ok_or_else(|| wrong("no good host or port"))?;
+        let place = authority::parse(place);
+        let (host, port) = place.ok_or_else(|| wrong("no good host or port"))?;
         let user = decoded(user).ok_or_else(|| wrong("no good user"))?;
         let vm = decoded(vm).ok_or_else(|| wrong("no good VM"))?;
         if user.is_empty() || vm.is_empty() {
             return Err(wrong("no user or no VM"));
         }
         let mut server = Server {
-            host,
-            port,
+            host: host.to_owned(),
+            port: port.unwrap_or(HTTPS),
             user,
             password: Place::default(),
             trust: Trust::System,
@@ -187,29 +189,6 @@ fn without_password(text: &str) -> String {
     }
 }
 
-/// `HOST`, `HOST:PORT`, `[IPv6]`, `[IPv6]:PORT`.
-fn host_and_port(text: &str) -> Option<(String, u16)> {
-    let (host, port) = match text.strip_prefix('[') {
-        Some(rest) => {
-            let (host, after) = rest.split_once(']')?;
-            match after {
-                "" => (host, None),
-                _ => (host, Some(after.strip_prefix(':')?)),
-            }
-        }
-        None => match text.split_once(':') {
-            Some((host, port)) => (host, Some(port)),
-            None => (text, None),
-        },
-    };
-    let port = match port {
-        Some(port) => port.parse().ok()?,
-        None => 443,
-    };
-    let sound = !host.is_empty() && !host.contains(|c: char| c.is_whitespace() || c == '@');
-    (sound && port != 0).then(|| (host.to_owned(), port))
-}
-
 fn wanted(vm: String) -> Wanted {
     if let Some(value) = vm.strip_prefix("moref=") {
         return Wanted::Moref(value.to_owned());
@@ -235,13 +214,8 @@ impl fmt::Display for Locator {
             trust,
         } = &self.server;
         write!(f, "{SCHEME}{}@", utf8_percent_encode(user, USER))?;
-        match host.contains(':') {
-            true => write!(f, "[{host}]")?,
-            false => f.write_str(host)?,
-        }
-        if *port != 443 {
-            write!(f, ":{port}")?;
-        }
+        let port = Some(*port).filter(|port| *port != HTTPS);
+        f.write_str(&authority::show(host, port))?;
         let vm = self.vm.to_string();
         write!(f, "/{}", utf8_percent_encode(&vm, RESERVED))?;
         let trust = match trust {

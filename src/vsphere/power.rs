@@ -48,6 +48,24 @@ impl Machine {
         }
     }
 
+    /// Starts it.
+    ///
+    /// # Errors
+    /// It does not run.
+    pub async fn power_on(&self) -> Result<()> {
+        if self.power().await? == Power::On {
+            return Ok(());
+        }
+        let doing = || format!("power on {:?}", self.name);
+        let _task = self.tasks.lock().await;
+        let done = self.session.run(&calls::power_on(&self.on)).await;
+        match (done, self.power().await?) {
+            (_, Power::On) => Ok(()),
+            (Err(error), _) => Err(error.context(doing())),
+            (Ok(_), _) => Err(Error::new(Kind::Io, doing()).because("it does not run")),
+        }
+    }
+
     /// Pulls the plug.
     ///
     /// # Errors

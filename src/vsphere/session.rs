@@ -115,6 +115,14 @@ impl Session {
     /// # Errors
     /// As for [`open`](Self::open).
     pub async fn open_with(server: &Server, password: Secret) -> Result<Self> {
+        Self::open_used(server, password, KEEP_ALIVE).await
+    }
+
+    /// The same, with another time after which a session without calls is used.
+    ///
+    /// # Errors
+    /// As for [`open`](Self::open).
+    pub async fn open_used(server: &Server, password: Secret, every: Duration) -> Result<Self> {
         let http = Http::new(server)?;
         let request = calls::retrieve_service_content();
         let values = match send(&http, &request, None).await?.0 {
@@ -135,7 +143,7 @@ impl Session {
             entrance: AsyncMutex::default(),
         });
         shared.log_in(0).await?;
-        tokio::spawn(keep_alive(Arc::downgrade(&shared)));
+        tokio::spawn(keep_alive(Arc::downgrade(&shared), every));
         Ok(Self { shared })
     }
 
@@ -289,9 +297,9 @@ impl Shared {
 }
 
 /// Asks for the clock for as long as the session is there.
-async fn keep_alive(session: Weak<Shared>) {
+async fn keep_alive(session: Weak<Shared>, every: Duration) {
     loop {
-        sleep(KEEP_ALIVE).await;
+        sleep(every).await;
         let Some(session) = session.upgrade() else {
             return;
         };

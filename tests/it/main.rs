@@ -26,6 +26,7 @@ mod pod;
 mod nbd_client;
 mod nbd_server;
 mod importer;
+mod importer_lost;
 mod powercut;
 mod qcow2;
 mod qmp;

@@ -8,6 +8,7 @@ use std::fs::{self, File, Permissions};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
+use tempfile::TempDir;
 
 const SIZE: u64 = 48 << 20;
 
@@ -89,141 +90,231 @@ fn a_pod_without_capabilities_and_io_uring_copies_and_proves() {
     assert_same_bytes(&disk, device.path());
 }
 
-// --- the importer's image, without a container engine -------------------------------------------
+// --- the image, without a container engine -------------------------------------------------------
 
-/// Copies `program` and every library that it is linked with into `root`, at the places where they
-/// are looked for.
-fn install(root: &Path, program: &Path, place: &str) {
-    let at = root.join(place.trim_start_matches('/'));
-    fs::create_dir_all(at.parent().unwrap()).unwrap();
-    fs::copy(program, &at).unwrap();
-    let linked = run("ldd", [program]);
-    let libraries = linked
-        .split_whitespace()
-        .filter(|word| word.starts_with('/'));
-    for library in libraries {
-        let copy = root.join(library.trim_start_matches('/'));
-        if !copy.exists() {
-            fs::create_dir_all(copy.parent().unwrap()).unwrap();
-            fs::copy(library, copy).unwrap();
+/// Joins control groups, makes a root file system read-only but for what Kubernetes mounts, gives up
+/// everything that a restricted pod does not have, and becomes the program that it is given.
+const CONTAIN: &str = r#"
+import ctypes, errno, os, resource, struct, sys
+libc = ctypes.CDLL(None, use_errno=True)
+root, log, groups, words = sys.argv[1], sys.argv[2], sys.argv[3].split(","), sys.argv[4:]
+def must(failed, what):
+    if failed:
+        raise OSError(ctypes.get_errno(), what)
+def mount(source, at, kind, flags, data=None):
+    must(libc.mount(source.encode(), at.encode(), kind, flags, data), "mount " + at)
+for group in filter(None, groups):
+    with open(group + "/cgroup.procs", "w") as procs:
+        procs.write(str(os.getpid()))
+RDONLY, REMOUNT, BIND, REC, PRIVATE = 1, 32, 4096, 16384, 1 << 18
+must(libc.unshare(0x20000), "unshare")
+mount("none", "/", None, REC | PRIVATE)
+mount(root, root, None, BIND)
+mount("tmpfs", root + "/tmp", b"tmpfs", 0, b"mode=1777,size=64m")
+mount("proc", root + "/proc", b"proc", 0)
+mount(log, root + "/dev/termination-log", None, BIND)
+mount("none", root, None, REMOUNT | BIND | RDONLY)
+for capability in range(64):
+    libc.prctl(24, capability, 0, 0, 0)
+os.chroot(root)
+os.chdir("/")
+os.setgroups([])
+os.setgid(107)
+os.setuid(107)
+"#;
+
+/// The limits of a pod as control groups, of either version; removed when dropped.
+struct Groups(Vec<PathBuf>);
+
+const MEMORY: &str = "600000000";
+
+impl Groups {
+    fn new() -> Self {
+        let name = format!("diskferry-test-{}", std::process::id());
+        let top = Path::new("/sys/fs/cgroup");
+        let settings: &[(&str, &str, &str)] = match top.join("cgroup.controllers").exists() {
+            true => &[("", "memory.max", MEMORY), ("", "cpu.max", "75000 100000")],
+            false => &[
+                ("memory", "memory.limit_in_bytes", MEMORY),
+                ("cpu", "cpu.cfs_quota_us", "75000"),
+            ],
+        };
+        let mut groups = Self(Vec::new());
+        for (controller, file, value) in settings {
+            let group = top.join(controller).join(&name);
+            fs::create_dir_all(&group).expect("make a control group (tests run as root)");
+            fs::write(group.join(file), value).unwrap_or_else(|error| panic!("{file}: {error}"));
+            if !groups.0.contains(&group) {
+                groups.0.push(group);
+            }
+        }
+        groups
+    }
+
+    fn words(&self) -> String {
+        let paths = self.0.iter().map(|path| path.display().to_string());
+        paths.collect::<Vec<_>>().join(",")
+    }
+
+    /// The most that was used at once, page cache included, if the kernel counts it.
+    fn peak(&self) -> Option<u64> {
+        let group = self.0.first()?;
+        let names = ["memory.peak", "memory.max_usage_in_bytes"];
+        let told = names
+            .iter()
+            .find_map(|name| fs::read_to_string(group.join(name)).ok());
+        told?.trim().parse().ok()
+    }
+}
+
+impl Drop for Groups {
+    fn drop(&mut self) {
+        for group in &self.0 {
+            let _ = fs::remove_dir(group);
         }
     }
 }
 
-fn found(program: &str) -> PathBuf {
-    run(
-        "sh",
-        ["-c", &format!("readlink -f $(command -v {program})")],
-    )
-    .trim()
-    .into()
+/// What `tests/image` made, as CDI's pod has it: with VDDK, a volume, and what the kubelet mounts.
+struct Container {
+    root: TempDir,
+    groups: Groups,
 }
 
-/// What `docs/deploy/importer.Containerfile` makes, and what CDI mounts into it.
-fn assemble(root: &Path, vcenter: &Vcenter, device: &Path) {
-    install(
-        root,
-        Path::new(env!("CARGO_BIN_EXE_diskferry")),
-        "/usr/bin/cdi-importer",
-    );
-    install(root, &found("nbdkit"), "/usr/bin/nbdkit");
-    install(root, &found("sh"), "/bin/sh");
-    install(
-        root,
-        &Vcenter::plugin(),
-        "/opt/testing/libvddk-test-plugin.so",
-    );
-    let vddk = root.join("opt/vmware-vix-disklib-distrib");
-    let library = vcenter.libdir().join("lib64/libvixDiskLib.so.8");
-    install(
-        root,
-        &library,
-        "/opt/vmware-vix-disklib-distrib/lib64/libvixDiskLib.so.8",
-    );
-    let thumbprint = vcenter.thumbprint();
-    let settings =
-        format!("root=/disks\nuser={USER}\npassword={PASSWORD}\nthumbprint={thumbprint}\n");
-    fs::write(vddk.join("standin.conf"), settings).unwrap();
-    let disk = root.join("disks/LocalDS_0/DC0_H0_VM0/disk1-flat.vmdk");
-    fs::create_dir_all(disk.parent().unwrap()).unwrap();
-    fs::copy(&vcenter.disks()[0].flat, disk).unwrap();
-
-    fs::create_dir_all(root.join("dev")).unwrap();
-    let number = fs::metadata(device).unwrap().rdev();
-    let (major, minor) = (rustix::fs::major(number), rustix::fs::minor(number));
-    let node = root.join("dev/cdi-block-volume");
-    run(
-        "mknod",
-        [
-            node.as_os_str(),
-            "b".as_ref(),
-            major.to_string().as_ref(),
-            minor.to_string().as_ref(),
-        ],
-    );
-    run(
-        "mknod",
-        [
-            root.join("dev/null").as_os_str(),
-            "c".as_ref(),
-            "1".as_ref(),
-            "3".as_ref(),
-        ],
-    );
-    fs::set_permissions(root.join("dev/null"), Permissions::from_mode(0o666)).unwrap();
-    // All that the container can write to.
-    File::create(root.join("dev/termination-log")).unwrap();
-    fs::create_dir(root.join("tmp")).unwrap();
-    for name in ["dev/cdi-block-volume", "dev/termination-log", "tmp"] {
-        chown(root.join(name), Some(107), Some(107)).unwrap();
+impl Container {
+    fn new(vcenter: &Vcenter, device: &Path) -> Self {
+        let tmp = Path::new(env!("CARGO_TARGET_TMPDIR"));
+        let image = tmp.parent().unwrap().join("image");
+        assert!(image.exists(), "there is no image (tests/run image)");
+        let made = tempfile::tempdir_in(tmp).unwrap();
+        let root = made.path();
+        run(
+            "cp",
+            ["-a".as_ref(), image.join(".").as_os_str(), root.as_os_str()],
+        );
+        let vddk = root.join("opt/vmware-vix-disklib-distrib");
+        fs::create_dir_all(vddk.join("lib64")).unwrap();
+        let library = "lib64/libvixDiskLib.so.8";
+        fs::copy(vcenter.libdir().join(library), vddk.join(library)).unwrap();
+        let settings = format!(
+            "root=/disks\nuser={USER}\npassword={PASSWORD}\nthumbprint={}\n",
+            vcenter.thumbprint()
+        );
+        fs::write(vddk.join("standin.conf"), settings).unwrap();
+        let disk = root.join("disks/LocalDS_0/DC0_H0_VM0/disk1-flat.vmdk");
+        fs::create_dir_all(disk.parent().unwrap()).unwrap();
+        fs::copy(&vcenter.disks()[0].flat, disk).unwrap();
+        node(
+            &root.join("dev/cdi-block-volume"),
+            "b",
+            fs::metadata(device).unwrap().rdev(),
+        );
+        node(&root.join("dev/null"), "c", rustix::fs::makedev(1, 3));
+        chown(root.join("dev/cdi-block-volume"), Some(107), Some(107)).unwrap();
+        fs::set_permissions(root.join("dev/null"), Permissions::from_mode(0o666)).unwrap();
+        File::create(root.join("dev/termination-log")).unwrap();
+        symlink("/proc/self/fd", root.join("dev/fd")).unwrap();
+        fs::set_permissions(root, Permissions::from_mode(0o755)).unwrap();
+        let container = Self {
+            root: made,
+            groups: Groups::new(),
+        };
+        File::create(container.log()).unwrap();
+        chown(container.log(), Some(107), Some(107)).unwrap();
+        container
     }
-    symlink("/proc/self/fd", root.join("dev/fd")).unwrap();
-    fs::set_permissions(root, Permissions::from_mode(0o755)).unwrap();
+
+    /// The termination message, which is a mount of its own.
+    fn log(&self) -> PathBuf {
+        self.root.path().with_extension("log")
+    }
+
+    fn run(&self, words: &[&str], env: &[(&str, &str)]) -> Output {
+        // The filter is laid last: what goes before it is not what a pod may do.
+        let (filter, _) = LAUNCH.split_once("resource.setrlimit").unwrap();
+        let script = format!("{CONTAIN}\n{filter}\nos.execv(words[0], words)");
+        Command::new("/usr/bin/python3")
+            .args(["-c", &script])
+            .args([self.root.path(), &self.log()])
+            .arg(self.groups.words())
+            .args(words)
+            .env_clear()
+            .env("PATH", "/usr/bin:/bin")
+            .envs(env.iter().copied())
+            .output()
+            .unwrap()
+    }
 }
+
+impl Drop for Container {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(self.log());
+    }
+}
+
+/// Makes a device node.
+fn node(path: &Path, kind: &str, number: u64) {
+    let (major, minor) = (rustix::fs::major(number), rustix::fs::minor(number));
+    let numbers = [major.to_string(), minor.to_string()];
+    let words = [path.display().to_string(), kind.to_owned()];
+    run("mknod", words.iter().chain(&numbers));
+}
+
+/// A shell's own words only: there is nothing else in the image.
+const LOOK: &str = r#"
+while read -r name value; do
+    case $name in Uid:|CapPrm:|CapEff:|CapBnd:|NoNewPrivs:|Seccomp:) echo "$name $value" ;; esac
+done </proc/self/status
+(echo x >/x) 2>/dev/null && echo "the root can be written"
+(echo x >/tmp/x) && echo "the place for temporary files can be written"
+"#;
 
 #[test]
-fn the_importers_image_runs_as_nobody_and_fills_its_volume() {
+fn the_image_runs_as_nobody_on_a_root_that_cannot_be_written_and_fills_its_volume() {
     let vcenter = Vcenter::new(&["16M"]);
     for at in [0, 5, 15] {
         vcenter.write(0, at << 20, 900_000, u8::try_from(at).unwrap());
     }
     let device = LoopDevice::new(SIZE, 512);
-    let root = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
-    assemble(root.path(), &vcenter, device.path());
-    // Address space is no measure for threads with stacks that they hardly use.
-    let launch = LAUNCH.replace("600 << 20", "2 << 30");
-    let output = Command::new("/usr/bin/python3")
-        .args([
-            "-c",
-            &launch,
-            &found("chroot").display().to_string(),
-            "--userspec=107:107",
-            "--groups=",
-        ])
-        .arg(root.path())
-        .args(["/usr/bin/cdi-importer", "-alsologtostderr", "-v=1"])
-        .env_clear()
-        .envs([
-            ("PATH", "/usr/bin:/bin"),
-            ("DISKFERRY_METRICS", "127.0.0.1:0"),
-            ("DISKFERRY_RETRY", "20"),
-            ("IMPORTER_SOURCE", "vddk"),
-            (
-                "IMPORTER_ENDPOINT",
-                &format!("https://{}/sdk", vcenter.address()),
-            ),
-            ("IMPORTER_UUID", vcenter.instance_uuid()),
-            ("IMPORTER_BACKING_FILE", &vcenter.disks()[0].file),
-            ("IMPORTER_THUMBPRINT", vcenter.thumbprint()),
-            ("IMPORTER_ACCESS_KEY_ID", USER),
-            ("IMPORTER_SECRET_KEY", PASSWORD),
-            ("PREALLOCATION", "false"),
-        ])
-        .output()
-        .unwrap();
+    let container = Container::new(&vcenter, device.path());
+
+    let output = container.run(&["/bin/sh", "-c", LOOK], &[]);
+    let told = String::from_utf8_lossy(&output.stdout).replace('\t', " ");
+    for line in [
+        "Uid: 107 107 107 107",
+        "CapPrm: 0000000000000000",
+        "CapEff: 0000000000000000",
+        "CapBnd: 0000000000000000",
+        "NoNewPrivs: 1",
+        "Seccomp: 2",
+        "the place for temporary files can be written",
+    ] {
+        assert!(
+            told.contains(line),
+            "{line}: {told}{}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+    }
+    assert!(!told.contains("the root can be written"), "{told}");
+
+    let endpoint = format!("https://{}/sdk", vcenter.address());
+    let env = [
+        ("DISKFERRY_METRICS", "127.0.0.1:0"),
+        ("DISKFERRY_RETRY", "20"),
+        ("IMPORTER_SOURCE", "vddk"),
+        ("IMPORTER_ENDPOINT", &*endpoint),
+        ("IMPORTER_UUID", vcenter.instance_uuid()),
+        ("IMPORTER_BACKING_FILE", &vcenter.disks()[0].file),
+        ("IMPORTER_THUMBPRINT", vcenter.thumbprint()),
+        ("IMPORTER_ACCESS_KEY_ID", USER),
+        ("IMPORTER_SECRET_KEY", PASSWORD),
+        ("PREALLOCATION", "false"),
+    ];
+    let words = ["/usr/bin/cdi-importer", "-alsologtostderr", "-v=1"];
+    let output = container.run(&words, &env);
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(output.status.success(), "{said}");
-    let message = fs::read_to_string(root.path().join("dev/termination-log")).unwrap();
+    let message = fs::read_to_string(container.log()).unwrap();
     assert!(
         message.ends_with(r#""message":"Import Complete"}"#),
         "{message}"
@@ -233,4 +324,8 @@ fn the_importers_image_runs_as_nobody_and_fills_its_volume() {
         first_difference(&source.flat, device.path(), source.size),
         None
     );
+    if let Some(peak) = container.groups.peak() {
+        assert!((1 << 20..=600_000_000).contains(&peak), "{peak} bytes");
+    }
+    assert_eq!(vcenter.tell("sessions"), "0");
 }

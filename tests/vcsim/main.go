@@ -50,12 +50,10 @@ func main() {
 	certificate, pemText := certificate()
 	model.Service.TLS = &tls.Config{Certificates: []tls.Certificate{certificate}}
 	model.Service.Listen = &url.URL{Host: "127.0.0.1:0", User: url.UserPassword(*user, *password)}
-	rig, err := simulator.NewRig(model.Service, *root, strings.Split(*disks, ","))
-	check(err)
+	machines := begin(model.Service, *root, strings.Split(*disks, ","))
 	server := model.Service.NewServer()
 	defer server.Close()
 	check(os.WriteFile(filepath.Join(*root, "ca.pem"), pemText, 0o644))
-	check(rig.Control(filepath.Join(*root, "control")))
 
 	der := certificate.Certificate[0]
 	sha1sum, sha256sum := sha1.Sum(der), sha256.Sum256(der)
@@ -63,7 +61,7 @@ func main() {
 		"address": server.URL.Host,
 		"sha1":    pairs(sha1sum[:]),
 		"sha256":  pairs(sha256sum[:]),
-		"vms":     rig.Machines(),
+		"vms":     machines,
 	}))
 	_, _ = io.Copy(io.Discard, os.Stdin)
 }

@@ -338,6 +338,10 @@ impl Guest for VsphereGuest {
     async fn quiesce(&self, how: &Quiesce) -> Result<Quiet> {
         // The VM that is switched off must be the one that was copied.
         self.machine.facts().await?;
+        if how.how != Shutdown::External && self.machine.power().await? == Power::On {
+            // Before it is done: whoever wakes it may be another process.
+            self.memory.lock().await.switch(true)?;
+        }
         let mut tried = how.how;
         if let Err(error) = self.stop(tried, how).await {
             let Some(otherwise) = how.otherwise else {
@@ -365,9 +369,16 @@ impl Guest for VsphereGuest {
         self.point(number, since, Quiescing::Never).await
     }
 
-    /// A VM here is never only paused.
+    /// Powers on a VM that this migration shut down or powered off. One that was off before, or that
+    /// somebody else made quiet, stays as it is.
     async fn wake(&self) -> Result<()> {
-        Ok(())
+        let mut memory = self.memory.lock().await;
+        if !memory.is_switched() {
+            return Ok(());
+        }
+        self.machine.facts().await?;
+        self.machine.power_on().await?;
+        memory.switch(false)
     }
 
     async fn clean(&self) -> Result<Vec<String>> {

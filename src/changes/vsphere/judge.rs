@@ -3,11 +3,24 @@
 //! Where they cannot, the disk is read and compared instead. That costs a read; believing a list
 //! that lacks something costs the data.
 
+use crate::error::{Error, Kind};
 use crate::vsphere::changes::ChangeId;
 use crate::vsphere::disk::Disk;
+use crate::vsphere::soap::fault;
+
+/// Whether what failed is the telling of changes itself: the server knows the change id no more, or
+/// told areas that cannot be.
+#[must_use]
+pub fn unbelieved(error: &Error) -> bool {
+    let told = fault::of(error).is_some_and(|fault| {
+        ["FileFault", "InvalidArgument", "NotSupported", "NotFound"].contains(&fault.name.as_str())
+    });
+    told || error.kind() == Kind::Corrupt
+}
 
 /// Why changes up to `now` since `since` cannot be told, if they cannot.
-pub(super) fn lost(since: &ChangeId, now: &Disk) -> Option<String> {
+#[must_use]
+pub fn lost(since: &ChangeId, now: &Disk) -> Option<String> {
     let Some(id) = &now.change_id else {
         return Some(format!("{} is not tracked", now.label));
     };

@@ -30,6 +30,9 @@ pub(super) struct Content {
     pub(super) vm: Identity,
     /// The points, by number.
     pub(super) points: BTreeMap<u32, Vec<Remembered>>,
+    /// The migration was about to shut the VM down or to power it off, and it ran.
+    #[serde(default)]
+    switched: bool,
 }
 
 /// One disk at one point.
@@ -97,6 +100,7 @@ impl Memory {
             version: VERSION,
             vm: vm.clone(),
             points: BTreeMap::new(),
+            switched: false,
         };
         let Some(file) = &path else {
             return Ok(Self {
@@ -135,8 +139,25 @@ impl Memory {
         &mut self,
         change: impl FnOnce(&mut BTreeMap<u32, Vec<Remembered>>),
     ) -> Result<()> {
+        self.replace(|content| change(&mut content.points))
+    }
+
+    /// Whether it was this migration that made the VM quiet.
+    pub(super) fn is_switched(&self) -> bool {
+        self.content.switched
+    }
+
+    /// Remembers that; durable when it returns.
+    ///
+    /// # Errors
+    /// It may or may not be durable, and is not believed.
+    pub(super) fn switch(&mut self, switched: bool) -> Result<()> {
+        self.replace(|content| content.switched = switched)
+    }
+
+    fn replace(&mut self, change: impl FnOnce(&mut Content)) -> Result<()> {
         let mut next = self.content.clone();
-        change(&mut next.points);
+        change(&mut next);
         if next == self.content {
             return Ok(());
         }

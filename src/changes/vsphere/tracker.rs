@@ -1,5 +1,6 @@
 //! Changes of one disk up to a snapshot, by changed block tracking.
 
+use super::judge::lost;
 use crate::changes::{Changes, Tracker};
 use crate::error::{Error, Kind, Result};
 use crate::extent::ByteRange;
@@ -64,9 +65,9 @@ impl Cbt {
                 })?
             }
         };
-        if let Some(lost) = super::judge::lost(&since, found) {
+        if let Some(why) = lost(&since, found) {
             let what = format!("tell the changes of {} since {since}", address.file);
-            return Err(Error::new(Kind::Refused, what).because(lost));
+            return Err(Error::new(Kind::Refused, what).because(why));
         }
         let query = Query {
             vm: machine.on().clone(),

@@ -186,6 +186,7 @@ fn options(
             is_final: kind == PassKind::Final,
         },
         journal: JournalPlace::Path(scene.book.store.journal(&plan.name)),
+        adopt: false,
         restart: false,
         // What is there by now is ours.
         overwrite: scene.plan.overwrite || begun,

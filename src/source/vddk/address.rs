@@ -15,6 +15,7 @@
 //!
 //! A password is refused here: addresses are seen by every user of the machine.
 
+use crate::authority;
 use crate::error::{Error, Kind, Result};
 use crate::secret::Place;
 use percent_encoding::percent_decode_str;
@@ -209,7 +210,9 @@ impl FromStr for VddkAddress {
         if user.contains(':') {
             return Err(wrong("a password stands"));
         }
-        let (host, port) = host_and_port(host).ok_or_else(|| wrong("no good host or port"))?;
+        let place = authority::parse(host)
+            .and_then(|(host, port)| Some((decoded(host).filter(|host| !host.is_empty())?, port)));
+        let (host, port) = place.ok_or_else(|| wrong("no good host or port"))?;
         let vm = vm.strip_prefix("moref=").unwrap_or(vm);
         let vm = decoded(vm)
             .filter(|vm| !vm.is_empty())
@@ -242,24 +245,6 @@ fn decoded(text: &str) -> Option<String> {
     let text = percent_decode_str(text).decode_utf8().ok()?;
     // A line break would end a word of nbdkit's own settings.
     (!text.contains(char::is_control)).then(|| text.into_owned())
-}
-
-/// `HOST`, `HOST:PORT`, `[IPv6]`, `[IPv6]:PORT`.
-fn host_and_port(text: &str) -> Option<(String, Option<u16>)> {
-    let (host, port) = match text.strip_prefix('[') {
-        Some(rest) => rest.split_once(']')?,
-        None => match text.find(':') {
-            Some(at) => text.split_at(at),
-            None => (text, ""),
-        },
-    };
-    let port = match port.strip_prefix(':') {
-        Some(port) => Some(port.parse().ok().filter(|port| *port != 0)?),
-        None if port.is_empty() => None,
-        None => return None,
-    };
-    let host = decoded(host).filter(|host| !host.is_empty())?;
-    Some((host, port))
 }
 
 impl fmt::Display for VddkAddress {

@@ -146,6 +146,12 @@ pub fn shutdown_guest(vm: &Moref) -> Request {
     Request::new("ShutdownGuest", vm)
 }
 
+/// Starts a VM; a task.
+#[must_use]
+pub fn power_on(vm: &Moref) -> Request {
+    Request::new("PowerOnVM_Task", vm)
+}
+
 /// Pulls the plug; a task.
 #[must_use]
 pub fn power_off(vm: &Moref) -> Request {

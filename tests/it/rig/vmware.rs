@@ -109,9 +109,23 @@ impl Vcenter {
 
     #[track_caller]
     fn start(sizes: &[&str], args: &[&str]) -> Self {
+        let vcenter = Self::launch("vcsim", sizes, args);
+        vcenter.make_libdir();
+        vcenter.python("wait(vm.ReconfigVM_Task(vim.vm.ConfigSpec(changeTrackingEnabled=True)))");
+        vcenter
+    }
+
+    /// The simulator as its authors made it: nothing of ours is in it, and nothing can be told to it.
+    #[track_caller]
+    pub(crate) fn plain() -> Self {
+        Self::launch("vcsim-plain", &[], &[])
+    }
+
+    #[track_caller]
+    fn launch(program: &str, sizes: &[&str], args: &[&str]) -> Self {
         // On the disk of the build: snapshots are whole copies.
         let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("make a directory");
-        let mut command = Command::new(built("vcsim"));
+        let mut command = Command::new(built(program));
         command
             .arg("-root")
             .arg(dir.path())
@@ -134,15 +148,12 @@ impl Vcenter {
             let log = fs::read_to_string(dir.path().join("vcsim.log")).unwrap_or_default();
             panic!("the simulator said {line:?}: {error}\n{log}")
         });
-        let vcenter = Self {
+        Self {
             server,
             _stdin: stdin,
             dir,
             told,
-        };
-        vcenter.make_libdir();
-        vcenter.python("wait(vm.ReconfigVM_Task(vim.vm.ConfigSpec(changeTrackingEnabled=True)))");
-        vcenter
+        }
     }
 
     /// `HOST:PORT`.

@@ -317,6 +317,40 @@ fn a_guest_is_shut_down_and_what_does_not_shut_down_is_told_or_switched_off() {
     });
 }
 
+const RUNS: &str = "print(vm.runtime.powerState)";
+
+#[test]
+fn a_vm_that_was_switched_off_for_a_cutover_is_woken_by_whoever_calls_it_off() {
+    let (vcenter, dir) = rig();
+    let how = |how| Quiesce {
+        how,
+        timeout: Duration::from_secs(20),
+        otherwise: None,
+    };
+    wait(async {
+        for shutdown in [Shutdown::Guest, Shutdown::PowerOff] {
+            let vm = guest(&vcenter, dir.path()).await;
+            vm.quiesce(&how(shutdown)).await.unwrap();
+            drop(vm);
+            assert_eq!(vcenter.python(RUNS), "poweredOff\n");
+            let vm = guest(&vcenter, dir.path()).await;
+            vm.wake().await.unwrap();
+            assert_eq!(vcenter.python(RUNS), "poweredOn\n");
+            vm.wake().await.unwrap();
+        }
+        let vm = guest(&vcenter, dir.path()).await;
+        vcenter.python("wait(vm.PowerOff())");
+        // It was off before, or somebody else did it: that is theirs to undo.
+        vm.quiesce(&how(Shutdown::PowerOff)).await.unwrap();
+        vm.wake().await.unwrap();
+        assert_eq!(vcenter.python(RUNS), "poweredOff\n");
+        vm.quiesce(&how(Shutdown::External)).await.unwrap();
+        vm.wake().await.unwrap();
+        assert_eq!(vcenter.python(RUNS), "poweredOff\n");
+    });
+    assert_eq!(vcenter.tell("calls PowerOnVM_Task"), "2");
+}
+
 #[test]
 fn disks_left_apart_by_a_removal_are_merged() {
     let (vcenter, dir) = rig();

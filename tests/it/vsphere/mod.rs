@@ -3,7 +3,9 @@
 //! ```text
 //!  look.rs      inspect: how a VM is named, whose certificate is believed, where the password goes
 //!  session.rs   sessions that end, and that are ended
+//!  plain.rs     the simulator as Debian has it
 //!  changes.rs   changed areas, page by page, and a vCenter that lies
+//!  written.rs   holes of a first pass
 //!  guest.rs     points of a migration: snapshots made, found again and removed
 //!  plan.rs      a migration by a plan
 //!  warm.rs      the whole way, disk by disk and pass by pass, down to the last byte
@@ -12,9 +14,11 @@
 mod changes;
 mod guest;
 mod look;
+mod plain;
 mod plan;
 mod session;
 mod warm;
+mod written;
 
 use crate::rig::{PASSWORD, USER, Vcenter};
 use diskferry::changes::vsphere::{Options, VsphereGuest};

@@ -1,31 +1,188 @@
-//! A migration by a plan: `diskferry migrate`, from a VM that runs to one that is off.
+//! A migration by a plan: `diskferry migrate`, from a VM that runs to one that is off, whatever
+//! happens meanwhile.
 
 use super::address;
-use crate::rig::{Room, Vcenter};
+use crate::rig::{PASSWORD, Room, Running, Vcenter, words_of};
+use rustix::process::{Pid, Signal, kill_process};
 use std::fs;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
 
-#[test]
-fn a_plan_takes_a_vm_from_its_vcenter_to_the_certificate() {
-    let (vcenter, room) = (Vcenter::new(&["8M"]), Room::new());
-    (1..6).for_each(|seed| vcenter.write(0, u64::from(seed) << 20, 100_000, seed));
+/// A plan for both disks; the cutover comes when somebody says so.
+fn plan(vcenter: &Vcenter, room: &Room, address: &str) {
+    let disks = vcenter.disks();
     let plan = format!(
-        "vm: web01\nguest:\n  vsphere:\n    address: {:?}\n    vddk: {{libdir: {:?}, plugin: {:?}}}\n\
-         disks:\n  - {{name: root, source: {:?}, target: {:?}}}\n\
-         precopy-interval: 1s\ncutover: {{at: 2020-01-01T00:00:00Z}}\n",
-        address(&vcenter, &room.state()),
+        "vm: web01\nguest:\n  vsphere:\n    address: {address:?}\n    vddk: {{libdir: {:?}, plugin: {:?}}}\n\
+         disks:\n  - {{name: root, source: {:?}, target: {:?}}}\n  - {{name: data, source: '{}', target: {:?}}}\n\
+         precopy-interval: 1s\nretry: 30s\n",
         vcenter.libdir(),
         Vcenter::plugin(),
-        vcenter.disks()[0].file,
-        room.path("arrived"),
+        disks[0].file,
+        room.path("root"),
+        disks[1].key,
+        room.path("data"),
     );
     fs::write(room.path("plan.yaml"), plan).unwrap();
-    room.diskferry(["migrate", "plan.yaml"]).ok();
-    let arrived = fs::read(room.path("arrived")).unwrap();
-    assert!(arrived == fs::read(&vcenter.disks()[0].flat).unwrap());
-    assert_eq!(
-        vcenter.python("print(vm.runtime.powerState)"),
-        "poweredOff\n"
+}
+
+fn rig() -> (Vcenter, Room) {
+    let (vcenter, room) = (Vcenter::new(&["8M", "3M"]), Room::new());
+    (1..6).for_each(|seed| write(&vcenter, seed));
+    plan(&vcenter, &room, &address(&vcenter, &room.state()));
+    (vcenter, room)
+}
+
+/// The guest writes a little to both disks.
+fn write(vcenter: &Vcenter, seed: u8) {
+    vcenter.write(0, u64::from(seed) << 20, 100_000, seed);
+    vcenter.write(1, u64::from(seed) * 70_000, 5, seed);
+}
+
+fn until(running: &mut Running, what: &str, so: impl Fn() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while !so() {
+        assert!(running.is_running(), "it ended before {what}");
+        assert!(Instant::now() < deadline, "never: {what}");
+        sleep(Duration::from_millis(10));
+    }
+}
+
+fn snapshots_made(vcenter: &Vcenter) -> u32 {
+    vcenter.tell("calls CreateSnapshot_Task").parse().unwrap()
+}
+
+/// Waits for `passes` more passes to begin, the guest writing meanwhile.
+fn passes(vcenter: &Vcenter, running: &mut Running, passes: u32, seed: u8) {
+    let before = snapshots_made(vcenter);
+    for number in 1..=passes {
+        write(vcenter, seed);
+        until(running, "the next pass", || {
+            snapshots_made(vcenter) >= before + number
+        });
+    }
+}
+
+/// Cuts over, and looks at what is there and what is left.
+fn end(vcenter: &Vcenter, room: &Room, running: Running, left: &str) {
+    room.diskferry(["cutover", "plan.yaml"]).ok();
+    let ended = running.wait().ok();
+    assert!(!ended.stderr.contains(PASSWORD) && !ended.stdout.contains(PASSWORD));
+    for (disk, name) in vcenter.disks().iter().zip(["root", "data"]) {
+        let arrived = fs::read(room.path(name)).unwrap();
+        assert!(arrived == fs::read(&disk.flat).unwrap(), "{name} differs");
+    }
+    let power = vcenter.python("print(vm.runtime.powerState)");
+    assert_eq!(power, "poweredOff\n");
+    assert_eq!(vcenter.tell("snapshots"), left);
+    assert_eq!(vcenter.tell("sessions"), "0");
+}
+
+#[test]
+fn three_deltas_and_a_cutover_page_by_page_and_nobody_sees_the_password() {
+    let (vcenter, room) = rig();
+    vcenter.tell("max-extents 1");
+    let mut running = room.start(["migrate", "-v", "plan.yaml"]);
+    passes(&vcenter, &mut running, 4, 6);
+    assert!(!words_of(running.pid()).contains(PASSWORD));
+    end(&vcenter, &room, running, "");
+}
+
+#[test]
+fn sessions_that_end_again_and_again_are_begun_again() {
+    let (vcenter, room) = rig();
+    let mut running = room.start(["migrate", "plan.yaml"]);
+    for seed in 1..4 {
+        until(&mut running, "a session", || {
+            vcenter.tell("sessions") != "0"
+        });
+        vcenter.tell("expire");
+        passes(&vcenter, &mut running, 1, seed);
+    }
+    vcenter.tell("expire");
+    end(&vcenter, &room, running, "");
+}
+
+#[test]
+fn a_removal_that_fails_twice_and_snapshots_of_others_are_no_obstacle() {
+    let (vcenter, room) = rig();
+    vcenter.snapshot("nightly");
+    let mut running = room.start(["migrate", "plan.yaml"]);
+    for fault in ["SystemError", "TaskInProgress"] {
+        vcenter.tell(&format!("fail RemoveSnapshot_Task 2 {fault}"));
+        passes(&vcenter, &mut running, 2, 6);
+    }
+    end(&vcenter, &room, running, "DC0_H0_VM0/nightly");
+}
+
+#[test]
+fn tracking_that_is_reset_between_two_passes_loses_nothing() {
+    let (vcenter, room) = rig();
+    let mut running = room.start(["migrate", "plan.yaml"]);
+    passes(&vcenter, &mut running, 1, 3);
+    write(&vcenter, 4);
+    vcenter.tell(&format!("reset {}", vcenter.name()));
+    passes(&vcenter, &mut running, 2, 5);
+    end(&vcenter, &room, running, "");
+}
+
+#[test]
+fn an_nbdkit_that_is_killed_in_the_middle_of_a_pass_is_started_again() {
+    let (vcenter, room) = rig();
+    vcenter.vddk(&[("latency_us", "30000")]);
+    let mut running = room.start(["migrate", "plan.yaml"]);
+    until(&mut running, "a disk is open", || {
+        vcenter.vddk_log().contains(" Open ")
+    });
+    let log = vcenter.vddk_log();
+    let line = log.lines().find(|line| line.contains(" Open ")).unwrap();
+    let pid: i32 = line.split(' ').next().unwrap().parse().unwrap();
+    kill_process(Pid::from_raw(pid).unwrap(), Signal::KILL).unwrap();
+    passes(&vcenter, &mut running, 2, 6);
+    end(&vcenter, &room, running, "");
+}
+
+#[test]
+fn a_wrong_thumbprint_and_a_wrong_password_are_told_before_anything_is_made() {
+    let (vcenter, room) = rig();
+    let right = address(&vcenter, &room.state());
+    let zeroes = ["00"; 20].join(":");
+    plan(
+        &vcenter,
+        &room,
+        &right.replace(vcenter.thumbprint(), &zeroes),
     );
+    let told = room.diskferry(["migrate", "plan.yaml"]).exits(4);
+    for part in ["thumbprint", vcenter.thumbprint()] {
+        assert!(told.stderr.contains(part), "{}", told.stderr);
+    }
+    plan(&vcenter, &room, &right);
+    fs::write(room.state().join("password"), "another-$ecret").unwrap();
+    let told = room.diskferry(["migrate", "plan.yaml"]).exits(4);
+    for part in ["log in to", "check user and password"] {
+        assert!(told.stderr.contains(part), "{}", told.stderr);
+    }
+    assert!(!told.stderr.contains("another-$ecret"), "{}", told.stderr);
+    assert_eq!(vcenter.tell("snapshots"), "");
+    assert_eq!(vcenter.tell("sessions"), "0");
+}
+
+#[test]
+fn a_cutover_that_is_called_off_leaves_the_vm_running() {
+    let (vcenter, room) = rig();
+    let text = fs::read_to_string(room.path("plan.yaml")).unwrap();
+    fs::write(room.path("plan.yaml"), text.replace("30s", "1s")).unwrap();
+    let mut running = room.start(["migrate", "plan.yaml"]);
+    passes(&vcenter, &mut running, 1, 6);
+    until(&mut running, "the pass is over", || {
+        vcenter.tell("snapshots").is_empty()
+    });
+    vcenter.vddk(&[("fail_open", "1")]);
+    room.diskferry(["cutover", "plan.yaml"]).ok();
+    running.wait().exits(1);
+    let power = "print(vm.runtime.powerState)";
+    assert_eq!(vcenter.python(power), "poweredOff\n");
+    room.diskferry(["cancel", "plan.yaml"]).ok();
+    assert_eq!(vcenter.python(power), "poweredOn\n");
     assert_eq!(vcenter.tell("snapshots"), "");
     assert_eq!(vcenter.tell("sessions"), "0");
 }

@@ -3,6 +3,7 @@
 use super::{address, machine, session, wait};
 use crate::rig::{PASSWORD, Proxy, Room, To, Vcenter};
 use diskferry::error::Kind;
+use diskferry::secret::Secret;
 use diskferry::vsphere::locator::Locator;
 use diskferry::vsphere::session::Session;
 use diskferry::vsphere::soap::calls;
@@ -27,6 +28,45 @@ fn a_session_that_ended_is_begun_again_once_for_all_who_notice() {
         machine.session().close().await;
     });
     assert_eq!(vcenter.tell("sessions"), "0");
+}
+
+#[test]
+fn a_session_without_calls_is_used_now_and_then_and_begun_again_if_that_was_too_late() {
+    let vcenter = Vcenter::new(&["1M"]);
+    wait(async {
+        let dir = tempfile::tempdir().unwrap();
+        let locator: Locator = address(&vcenter, dir.path()).parse().unwrap();
+        let every = Duration::from_millis(50);
+        let password = Secret::new(PASSWORD.to_owned());
+        let open = Session::open_used(&locator.server, password, every);
+        let session = open.await.unwrap();
+        let count = |call: &str| -> u32 { vcenter.tell(&format!("calls {call}")).parse().unwrap() };
+        let logins = count("Login");
+        until(|| count("CurrentTime") > 2).await;
+        assert_eq!(count("Login"), logins, "it never ended");
+        vcenter.tell("expire");
+        until(|| count("Login") > logins && vcenter.tell("sessions") == "1").await;
+        session.close().await;
+        let after = count("CurrentTime");
+        sleep(every * 6).await;
+        assert_eq!(
+            count("CurrentTime"),
+            after,
+            "nobody uses a session that is closed"
+        );
+    });
+    assert_eq!(vcenter.tell("sessions"), "0");
+}
+
+/// Waits, half a minute at most.
+async fn until(so: impl Fn() -> bool) {
+    for _ in 0..1500 {
+        if so() {
+            return;
+        }
+        sleep(Duration::from_millis(20)).await;
+    }
+    panic!("never");
 }
 
 #[test]

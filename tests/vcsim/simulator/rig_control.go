@@ -10,7 +10,7 @@
 //	max-extents N               areas in one answer of QueryChangedDiskAreas
 //	page-size N                 objects in one answer of RetrievePropertiesEx; 0 is all
 //	lie KIND                    how QueryChangedDiskAreas lies: unsorted overlap overrun negative
-//	                            before stuck none
+//	                            before stuck amnesia none
 //	reset VM                    changed block tracking starts over
 //	grow VM INDEX SIZE          a disk gets larger
 //	consolidation VM            its disks need consolidation

@@ -320,11 +320,11 @@ func page(areas []types.DiskChangeExtent, start, size int64, max int, lie string
 		}
 		info.ChangedArea = append(info.ChangedArea, area)
 	}
-	tell(info, lie)
+	tell(info, size-start, lie)
 	return info
 }
 
-func tell(info *types.DiskChangeInfo, lie string) {
+func tell(info *types.DiskChangeInfo, whole int64, lie string) {
 	areas := info.ChangedArea
 	if lie == "stuck" {
 		info.Length = 0
@@ -333,6 +333,8 @@ func tell(info *types.DiskChangeInfo, lie string) {
 		return
 	}
 	switch lie {
+	case "amnesia":
+		info.ChangedArea, info.Length = nil, whole
 	case "unsorted":
 		areas[0], areas[len(areas)-1] = areas[len(areas)-1], areas[0]
 	case "overlap":
