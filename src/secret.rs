@@ -4,6 +4,7 @@
 //! which every user of the machine can list.
 
 use crate::error::{Error, Kind, Result};
+use rustix::process::{Resource, Rlimit, setrlimit};
 use std::env;
 use std::fmt;
 use std::fs::File;
@@ -58,12 +59,25 @@ impl Default for Place {
     }
 }
 
+/// From now on neither this process nor one that it starts leaves a core file, which would hold the
+/// secret. One byte and not none: only that is a limit for programs that take core files, too.
+fn leave_no_core_file() {
+    let limit = Rlimit {
+        current: Some(1),
+        maximum: Some(1),
+    };
+    if let Err(error) = setrlimit(Resource::Core, limit) {
+        tracing::debug!("core files are not limited: {error}");
+    }
+}
+
 impl Place {
     /// Reads the password.
     ///
     /// # Errors
     /// It is not there, is empty, is not text, or is far too long.
     pub fn read(&self) -> Result<Secret> {
+        leave_no_core_file();
         match self {
             Self::Environment(name) => match env::var(name) {
                 Ok(text) => checked(text, &format!("${name}")),

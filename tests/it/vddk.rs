@@ -91,6 +91,15 @@ fn the_password_is_nowhere_to_be_seen() {
     let words = words_of(running.pid());
     assert!(words.contains("password=-4"), "the child is seen: {words}");
     assert!(!words.contains(PASSWORD), "{words}");
+    let served = nbdkits(&vcenter)[0].to_string();
+    for pid in [running.pid().to_string(), served] {
+        let limits = fs::read_to_string(format!("/proc/{pid}/limits")).unwrap();
+        let core = limits
+            .lines()
+            .find(|line| line.starts_with("Max core file size"));
+        let words: Vec<_> = core.unwrap().split_whitespace().skip(4).take(2).collect();
+        assert_eq!(words, ["1", "1"], "a core file would hold it");
+    }
     let ended = running.wait().ok();
     assert!(ended.stderr.contains("VixDiskLib"), "the log is there");
     assert!(!ended.stderr.contains(PASSWORD), "{}", ended.stderr);

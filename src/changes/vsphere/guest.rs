@@ -82,6 +82,27 @@ impl VsphereGuest {
         })
     }
 
+    /// Refuses disks that are not those of the points before: an old disk's key may be another's now.
+    async fn recognize(&self, disks: &[(String, Disk)]) -> Result<()> {
+        let memory = self.memory.lock().await;
+        let Some((number, then)) = memory.points().iter().next_back() else {
+            return Ok(());
+        };
+        for (name, disk) in disks {
+            let known = then.iter().find(|known| known.name == *name);
+            if known.is_some_and(|known| !known.disk().is_the_same_as(disk)) {
+                let what = format!(
+                    "{} of {:?} is another disk than {name} was at point {number}",
+                    disk.label,
+                    self.machine.name()
+                );
+                return Err(Error::new(Kind::Refused, what)
+                    .hint("a migration copies the disks that it began with: begin another one"));
+            }
+        }
+        Ok(())
+    }
+
     fn tag(&self, purpose: Purpose) -> Result<Tag> {
         Tag::new(&self.options.migration, purpose)
     }
@@ -97,6 +118,14 @@ impl VsphereGuest {
         names
             .map(|(name, called)| Ok((&**name, disk::find(all, called)?)))
             .collect()
+    }
+
+    /// The same, each with the migration's name for it.
+    fn now(&self, facts: &Facts) -> Result<Vec<(String, Disk)>> {
+        let chosen = self.chosen(&facts.disks)?.into_iter();
+        Ok(chosen
+            .map(|(name, disk)| (name.to_owned(), disk.clone()))
+            .collect())
     }
 
     /// What a snapshot holds of each disk, in the order of the migration.
@@ -140,6 +169,7 @@ impl VsphereGuest {
             let (name, vm) = (&other.name, self.machine.name());
             tracing::info!("{vm:?} has the snapshot {name:?} of somebody else: it stays");
         }
+        self.recognize(&self.now(&before)?).await?;
         let mut made = self.machine.freeze(&tag, quiescing, patience).await?;
         let mut facts = self.machine.facts().await?;
         let mut disks = self.frozen(&made.on, &facts).await?;
@@ -336,8 +366,9 @@ impl Guest for VsphereGuest {
     }
 
     async fn quiesce(&self, how: &Quiesce) -> Result<Quiet> {
-        // The VM that is switched off must be the one that was copied.
-        self.machine.facts().await?;
+        // The VM that is switched off must be the one that was copied, disk by disk.
+        let facts = self.machine.facts().await?;
+        self.recognize(&self.now(&facts)?).await?;
         if how.how != Shutdown::External && self.machine.power().await? == Power::On {
             // Before it is done: whoever wakes it may be another process.
             self.memory.lock().await.switch(true)?;

@@ -115,6 +115,32 @@ fn tracking_that_was_reset_or_a_disk_that_grew_is_not_believed() {
 }
 
 #[test]
+fn another_disk_in_the_place_of_the_one_that_was_copied_is_refused_and_nothing_is_switched_off() {
+    let (vcenter, dir) = rig();
+    wait(async {
+        let vm = guest(&vcenter, dir.path()).await;
+        vm.snapshot(1, None).await.unwrap();
+        vm.release(1).await.unwrap();
+        vcenter.tell(&format!("replace {} 0", vcenter.name()));
+        let how = Quiesce {
+            how: Shutdown::PowerOff,
+            timeout: Duration::from_secs(20),
+            otherwise: None,
+        };
+        for refused in [
+            vm.snapshot(2, Some(1)).await.map(drop),
+            vm.quiesce(&how).await.map(drop),
+        ] {
+            let error = refused.unwrap_err();
+            assert_eq!(error.kind(), Kind::Refused);
+            assert!(error.line().contains("another disk"), "{}", error.line());
+        }
+        assert_eq!(vm.quiet().await.unwrap(), None, "it runs on");
+    });
+    assert_eq!(vcenter.tell("snapshots"), "");
+}
+
+#[test]
 fn a_removal_that_fails_is_tried_again_until_the_snapshot_is_gone() {
     let (vcenter, dir) = rig();
     wait(async {

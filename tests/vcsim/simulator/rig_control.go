@@ -13,6 +13,7 @@
 //	                            before stuck amnesia none
 //	reset VM                    changed block tracking starts over
 //	grow VM INDEX SIZE          a disk gets larger
+//	replace VM INDEX            another disk takes its place
 //	consolidation VM            its disks need consolidation
 //	twin VM OTHER               OTHER gets the BIOS UUID of VM, as a clone may have it
 
@@ -25,6 +26,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/google/uuid"
 	"github.com/vmware/govmomi/vim25/types"
 )
 
@@ -72,7 +74,7 @@ func (r *Rig) obey(words []string) (string, error) {
 		return "ok", nil
 	case "snapshots":
 		return strings.Join(r.snapshots(), " "), nil
-	case "reset", "grow", "consolidation", "twin":
+	case "reset", "grow", "replace", "consolidation", "twin":
 		return r.change(words)
 	}
 	return r.set(words)
@@ -127,11 +129,20 @@ func (r *Rig) change(words []string) (string, error) {
 		other.Config.Uuid, other.Summary.Config.Uuid = vm.Config.Uuid, vm.Config.Uuid
 	case "consolidation":
 		Map.Update(vm, []types.PropertyChange{{Name: "runtime.consolidationNeeded", Val: true}})
-	case "grow":
+	case "grow", "replace":
 		index, err := strconv.Atoi(words[2])
 		disks := disksOf(vm)
 		if err != nil || index < 0 || index >= len(disks) {
 			return "", fmt.Errorf("no disk %q", words[2])
+		}
+		if words[0] == "replace" {
+			devices := r.mapDisks(vm, func(disk *types.VirtualDisk) {
+				if disk.Key == disks[index].Key {
+					backing(disk).Uuid = uuid.New().String()
+				}
+			})
+			Map.Update(vm, []types.PropertyChange{{Name: "config.hardware.device", Val: devices}})
+			return "ok", nil
 		}
 		size, err := parseSize(words[3])
 		if err != nil {
