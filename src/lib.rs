@@ -28,6 +28,7 @@ pub mod endpoint;
 pub mod address;
 pub mod authority;
 pub mod secret;
+pub mod tls;
 pub mod error;
 pub mod sys;
 

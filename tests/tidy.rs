@@ -100,6 +100,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("buffer", &["error"]),
     ("endpoint", &["extent", "error"]),
     ("secret", &["error"]),
+    ("tls", &["error"]),
     ("extent", &["error"]),
     ("error", &[]),
 ];

@@ -5,19 +5,14 @@
 //! contract of a pod says so; no command line can.
 
 use crate::error::{Error, Kind, Result};
+use crate::tls;
 use ring::digest::{Algorithm, SHA1_FOR_LEGACY_USE_ONLY, SHA256, digest};
 use rustls::client::WebPkiServerVerifier;
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::crypto::ring::default_provider;
-use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::{
-    ClientConfig, DigitallySignedStruct, Error as TlsError, RootCertStore, SignatureScheme,
-};
+use rustls::client::danger::ServerCertVerifier;
+use rustls::{ClientConfig, RootCertStore};
 use std::fmt::{self, Write};
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::str::FromStr;
 use std::sync::Arc;
 
@@ -45,63 +40,28 @@ impl Trust {
     /// # Errors
     /// The authorities cannot be read, or there are none.
     pub fn config(&self) -> Result<Arc<ClientConfig>> {
-        let provider = Arc::new(default_provider());
         let verifier: Arc<dyn ServerCertVerifier> = match self {
-            Self::Pinned(thumbprint) => Arc::new(Unsigned {
-                thumbprint: Some(thumbprint.clone()),
-                provider: provider.clone(),
-            }),
-            Self::Authority(path) => signed_by(authorities(path)?, &provider)?,
-            Self::System => signed_by(system_authorities()?, &provider)?,
-            Self::Directories(directories) => signed_by(also(directories)?, &provider)?,
-            Self::Anybody => Arc::new(Unsigned {
-                thumbprint: None,
-                provider: provider.clone(),
-            }),
+            Self::Pinned(thumbprint) => {
+                let thumbprint = thumbprint.clone();
+                tls::unsigned(move |certificate| thumbprint.judge(certificate))
+            }
+            Self::Authority(path) => signed_by(tls::authorities(path)?)?,
+            Self::System => signed_by(system_authorities()?)?,
+            Self::Directories(directories) => signed_by(also(directories)?)?,
+            Self::Anybody => tls::unsigned(|_| Ok(())),
         };
-        let builder = ClientConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .map_err(|error| Error::new(Kind::Unsupported, "set up TLS").because(error))?;
-        let builder = builder
-            .dangerous()
-            .with_custom_certificate_verifier(verifier);
-        Ok(Arc::new(builder.with_no_client_auth()))
+        Ok(Arc::new(tls::client(verifier)?.with_no_client_auth()))
     }
 }
 
-fn signed_by(
-    roots: RootCertStore,
-    provider: &Arc<CryptoProvider>,
-) -> Result<Arc<WebPkiServerVerifier>> {
-    WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider.clone())
+fn signed_by(roots: RootCertStore) -> Result<Arc<WebPkiServerVerifier>> {
+    WebPkiServerVerifier::builder_with_provider(Arc::new(roots), tls::provider())
         .build()
         .map_err(|error| {
             Error::new(Kind::Usage, "no authority to check certificates by")
                 .because(error)
                 .hint(NAME_ONE)
         })
-}
-
-fn authorities(path: &Path) -> Result<RootCertStore> {
-    let bad = || {
-        Error::new(
-            Kind::Usage,
-            format!("read authorities from {}", path.display()),
-        )
-    };
-    let mut roots = RootCertStore::empty();
-    let certificates: Vec<_> = CertificateDer::pem_file_iter(path)
-        .and_then(Iterator::collect)
-        .map_err(|error| bad().because(error))?;
-    for certificate in certificates {
-        roots
-            .add(certificate)
-            .map_err(|error| bad().because(error))?;
-    }
-    match roots.is_empty() {
-        true => Err(bad().because("it holds no certificate")),
-        false => Ok(roots),
-    }
 }
 
 /// Those of the system. One of them that cannot be read does not hide the others.
@@ -140,7 +100,7 @@ fn also(directories: &[PathBuf]) -> Result<RootCertStore> {
             if hidden || !entry.path().is_file() {
                 continue;
             }
-            match authorities(&entry.path()) {
+            match tls::authorities(&entry.path()) {
                 Ok(more) => roots.extend(more.roots),
                 Err(error) => tracing::warn!("{}", error.line()),
             }
@@ -162,6 +122,17 @@ impl Thumbprint {
     pub fn sha1_of(certificate: &[u8]) -> Self {
         let sum = digest(&SHA1_FOR_LEGACY_USE_ONLY, certificate);
         Self(sum.as_ref().to_vec())
+    }
+
+    /// Whether `certificate` has it, and what it has instead.
+    fn judge(&self, certificate: &[u8]) -> Result<(), String> {
+        let shown = self.same_kind_of(certificate);
+        match shown == *self {
+            true => Ok(()),
+            false => Err(format!(
+                "the server's thumbprint is {shown}, and {self} is expected"
+            )),
+        }
     }
 
     /// That of `certificate`, by the same algorithm as this one.
@@ -214,60 +185,6 @@ impl fmt::Display for Thumbprint {
 impl fmt::Debug for Thumbprint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(self, f)
-    }
-}
-
-/// Believes one certificate, or any. That the server has its key is checked as for every other.
-#[derive(Debug)]
-struct Unsigned {
-    thumbprint: Option<Thumbprint>,
-    provider: Arc<CryptoProvider>,
-}
-
-impl ServerCertVerifier for Unsigned {
-    fn verify_server_cert(
-        &self,
-        end_entity: &CertificateDer<'_>,
-        _intermediates: &[CertificateDer<'_>],
-        _server_name: &ServerName<'_>,
-        _ocsp_response: &[u8],
-        _now: UnixTime,
-    ) -> Result<ServerCertVerified, TlsError> {
-        let Some(expected) = &self.thumbprint else {
-            return Ok(ServerCertVerified::assertion());
-        };
-        let shown = expected.same_kind_of(end_entity);
-        match shown == *expected {
-            true => Ok(ServerCertVerified::assertion()),
-            false => Err(TlsError::General(format!(
-                "the server's thumbprint is {shown}, and {expected} is expected"
-            ))),
-        }
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, TlsError> {
-        let algorithms = &self.provider.signature_verification_algorithms;
-        verify_tls12_signature(message, cert, dss, algorithms)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, TlsError> {
-        let algorithms = &self.provider.signature_verification_algorithms;
-        verify_tls13_signature(message, cert, dss, algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        let algorithms = &self.provider.signature_verification_algorithms;
-        algorithms.supported_schemes()
     }
 }
 

@@ -9,16 +9,12 @@
 
 use crate::error::{Error, Kind, Result};
 use crate::nbd::uri::TlsParameters;
+use crate::tls;
+use rustls::Error as TlsError;
 use rustls::client::WebPkiServerVerifier;
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature};
+use rustls::client::danger::ServerCertVerifier;
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{
-    CertificateDer, CertificateRevocationListDer, PrivateKeyDer, ServerName, UnixTime,
-};
-use rustls::{
-    ClientConfig, DigitallySignedStruct, Error as TlsError, RootCertStore, SignatureScheme,
-};
+use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer, ServerName};
 use std::env;
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -50,18 +46,14 @@ impl Tls {
         let name = ServerName::try_from(hostname.clone()).map_err(|error| {
             Error::new(Kind::Usage, format!("check the server name {hostname:?}")).because(error)
         })?;
-        let provider = Arc::new(ring::default_provider());
         let verifier: Arc<dyn ServerCertVerifier> = if parameters.verify_peer {
-            authority(&directory(parameters)?, &provider)?
+            authority(&directory(parameters)?)?
         } else {
+            // Only where the user wrote `tls-verify-peer=false`.
             tracing::warn!("the certificate of {hostname} is not checked (tls-verify-peer=false)");
-            Arc::new(AnyServer(provider.clone()))
+            tls::unsigned(|_| Ok(()))
         };
-        let builder = ClientConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .map_err(|error| Error::new(Kind::Unsupported, "set up TLS").because(error))?
-            .dangerous()
-            .with_custom_certificate_verifier(verifier);
+        let builder = tls::client(verifier)?;
         let config = match own_certificate(parameters)? {
             Some((chain, key)) => builder.with_client_auth_cert(chain, key).map_err(|error| {
                 Error::new(Kind::Usage, "use the client certificate").because(error)
@@ -117,22 +109,10 @@ fn directory(parameters: &TlsParameters) -> Result<PathBuf> {
     })
 }
 
-fn authority(
-    directory: &Path,
-    provider: &Arc<CryptoProvider>,
-) -> Result<Arc<WebPkiServerVerifier>> {
+fn authority(directory: &Path) -> Result<Arc<WebPkiServerVerifier>> {
     let path = directory.join("ca-cert.pem");
-    let mut roots = RootCertStore::empty();
-    for certificate in certificates(&path)? {
-        roots
-            .add(certificate)
-            .map_err(|error| bad(&path).because(error))?;
-    }
-    if roots.is_empty() {
-        return Err(bad(&path).because("it holds no certificate"));
-    }
-    let mut builder =
-        WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider.clone());
+    let roots = Arc::new(tls::authorities(&path)?);
+    let mut builder = WebPkiServerVerifier::builder_with_provider(roots, tls::provider());
     let revoked = directory.join("ca-crl.pem");
     if revoked.is_file() {
         let lists: Result<Vec<_>, _> =
@@ -175,53 +155,4 @@ fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>> {
 
 fn bad(path: &Path) -> Error {
     Error::new(Kind::Usage, format!("read {}", path.display()))
-}
-
-/// Trusts any server: only where the user wrote `tls-verify-peer=false`.
-#[derive(Debug)]
-struct AnyServer(Arc<CryptoProvider>);
-
-impl ServerCertVerifier for AnyServer {
-    fn verify_server_cert(
-        &self,
-        _end_entity: &CertificateDer<'_>,
-        _intermediates: &[CertificateDer<'_>],
-        _server_name: &ServerName<'_>,
-        _ocsp_response: &[u8],
-        _now: UnixTime,
-    ) -> Result<ServerCertVerified, TlsError> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, TlsError> {
-        verify_tls12_signature(
-            message,
-            cert,
-            dss,
-            &self.0.signature_verification_algorithms,
-        )
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, TlsError> {
-        verify_tls13_signature(
-            message,
-            cert,
-            dss,
-            &self.0.signature_verification_algorithms,
-        )
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.signature_verification_algorithms.supported_schemes()
-    }
 }
