@@ -20,6 +20,7 @@ const WORDS: &[&str] = &[
     "extent",
     "secret",
     "sys",
+    "tls",
 ];
 
 /// Which modules a module may use, besides itself and [`WORDS`]; those list all that they may.

@@ -2,8 +2,10 @@
 
 use crate::importer::{GOLDEN, Pod, source, vcenter};
 use crate::rig::Vcenter;
-use std::fs;
+use std::fs::{self, File};
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
+use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 /// Bytes that were written to a block device since it is there.
@@ -25,7 +27,7 @@ fn copied(vcenter: &Vcenter) -> (Pod<'_>, String) {
 
 fn settle(pod: &Pod<'_>) -> u64 {
     let device = pod.device.as_ref().unwrap();
-    fs::File::open(device.path()).unwrap().sync_all().unwrap();
+    File::open(device.path()).unwrap().sync_all().unwrap();
     written(device.path())
 }
 
@@ -83,7 +85,7 @@ fn a_file_that_somebody_else_copied_is_compared_in_place() {
     let base = vcenter.snapshot("base");
     let file = pod.room.path("data/disk.img");
     fs::write(&file, source(&vcenter)).unwrap();
-    let inode = |path: &Path| std::os::unix::fs::MetadataExt::ino(&fs::metadata(path).unwrap());
+    let inode = |path: &Path| fs::metadata(path).unwrap().ino();
     let before = inode(&file);
     vcenter.tell(&format!("reset {}", vcenter.name()));
     vcenter.write(0, 3 << 20, 100, 3);
@@ -144,7 +146,7 @@ fn a_delta_onto_a_copy_of_somebody_elses_is_gone_on_with_after_a_restart() {
     let deadline = Instant::now() + Duration::from_secs(60);
     while fs::metadata(&journal).map_or(0, |meta| meta.len()) < 700 {
         assert!(Instant::now() < deadline, "no barrier");
-        std::thread::sleep(Duration::from_millis(20));
+        sleep(Duration::from_millis(20));
     }
     running.kill();
     vcenter.tell("expire");

@@ -3,6 +3,7 @@
 use crate::importer::{Pod, source};
 use crate::rig::Vcenter;
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 
 /// What is set, and how the message tells of preallocation.
 struct Row {
@@ -72,7 +73,7 @@ fn import_all(vcenter: &Vcenter, pod: &Pod<'_>, base: &[u8]) {
         );
         if row.preallocated && pod.device.is_none() {
             let meta = fs::metadata(&file).unwrap();
-            let space = std::os::unix::fs::MetadataExt::blocks(&meta) * 512;
+            let space = meta.blocks() * 512;
             assert!(space >= meta.len(), "{space} of {} bytes", meta.len());
         }
     }

@@ -1,6 +1,6 @@
 //! Holes of a first pass, told by changed block tracking.
 
-use crate::rig::{Room, Taken, Vcenter};
+use crate::rig::{LoopDevice, Room, Taken, Vcenter};
 use std::fs;
 
 const DATA: u64 = 3 * (1 << 20);
@@ -52,7 +52,7 @@ fn holes_become_zero_on_a_target_that_held_something() {
     let (vcenter, room, taken) = rig();
     fs::write(room.path("disk"), vec![0xee; 24 << 20]).unwrap();
     let address = vcenter.vddk_address(0, Some(&taken.moref));
-    let device = crate::rig::LoopDevice::new(24 << 20, 512);
+    let device = LoopDevice::new(24 << 20, 512);
     fs::write(device.path(), vec![0xee; 24 << 20]).unwrap();
     let target = device.path().display().to_string();
     room.diskferry(["copy", "--overwrite", "--no-journal", &address, &target])
