@@ -3,6 +3,7 @@
 use super::find::{Found, find};
 use super::message::{Message, VddkInfo, failure};
 use super::metrics::Gauge;
+use super::patience::patiently;
 use super::place::Place;
 use super::settings::{Checkpoint, PASSWORD, Settings, VmDisk};
 use super::{End, log};
@@ -24,8 +25,6 @@ use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::process;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
-use tokio::time::{Instant, sleep};
 
 /// Where CDI's side car puts VMware's library.
 const LIBDIR: &str = "opt/vmware-vix-disklib-distrib";
@@ -38,9 +37,6 @@ const CONFIG: &str = "vddk-args/vddk-config-file";
 
 /// With a snapshot; `san` crashes some VDDKs where there is no SCSI disk.
 const TRANSPORTS: &str = "file:nbdssl:nbd";
-
-/// Time before another try at an import of which nothing has moved.
-const PAUSE: Duration = Duration::from_secs(5);
 
 /// Copies the disk, or what changed of it.
 pub(super) async fn import(
@@ -88,7 +84,7 @@ impl Import<'_> {
         let place = Place::find(self.settings, self.root).map_err(connecting)?;
         let mut stopped = stop.clone();
         let found = tokio::select! {
-            found = self.patiently(stop.clone(), || find(self.disk)) => found,
+            found = patiently(self.settings.retry, stop.clone(), || find(self.disk)) => found,
             // The session that is given up here logs out as it is dropped.
             () = stopped.requested() => Err(Error::new(Kind::Interrupted, "stopped by a signal")),
         };
@@ -137,14 +133,14 @@ impl Import<'_> {
             counters: self.gauge.counters.clone(),
             ..Context::new(teller.clone(), stop.clone())
         };
-        let mut plan = self.way(found);
+        let mut plan = self.way(found)?;
         loop {
             let options = self.options(found, place, &plan)?;
             let copy = || {
                 let (options, context) = (options.clone(), context.clone());
                 async move { job::copy(&options, context).await.map(drop) }
             };
-            let error = match self.patiently(stop.clone(), copy).await {
+            let error = match patiently(self.settings.retry, stop.clone(), copy).await {
                 Err(error) => error,
                 Ok(()) => break,
             };
@@ -154,7 +150,7 @@ impl Import<'_> {
                     "{}; all of the disk is read and compared",
                     error.line()
                 ));
-                plan = self.compared(plan);
+                plan = self.compared(plan)?;
             } else if let (false, Kind::Refused, Some(journal)) =
                 (plan.anew, error.kind(), &self.settings.journal)
             {
@@ -173,53 +169,36 @@ impl Import<'_> {
     }
 
     /// How it is tried first.
-    fn way(&self, found: &Found) -> Way {
+    fn way(&self, found: &Found) -> Result<Way> {
         let way = Way {
             since: found.since.clone(),
             journal: self.settings.journal.clone(),
             anew: false,
         };
-        match &found.lost {
-            None => way,
-            Some(why) => {
-                log(&format!("{why}; all of the disk is read and compared"));
-                self.compared(way)
-            }
-        }
+        let Some(why) = &found.lost else {
+            return Ok(way);
+        };
+        log(&format!("{why}; all of the disk is read and compared"));
+        self.compared(way)
     }
 
-    /// The same by comparing, which needs a journal, if only for as long as it takes.
-    fn compared(&self, way: Way) -> Way {
-        let own = || env::temp_dir().join(format!("diskferry-import-{}.journal", process::id()));
-        Way {
+    /// The same by comparing, which needs a journal, if only for as long as it takes. What an
+    /// earlier container left of such a one is not true any more.
+    fn compared(&self, way: Way) -> Result<Way> {
+        let journal = match way.journal {
+            Some(journal) => journal,
+            None => {
+                let name = format!("diskferry-import-{}.journal", process::id());
+                let own = env::temp_dir().join(name);
+                forget(&own)?;
+                own
+            }
+        };
+        Ok(Way {
             since: Some(Baseline::Digest),
-            journal: Some(way.journal.unwrap_or_else(own)),
-            ..way
-        }
-    }
-
-    /// Does something again while it fails for a moment: whoever migrates gives up after three
-    /// restarts of the pod.
-    async fn patiently<T, W, F>(&self, mut stop: Stop, mut work: W) -> Result<T>
-    where
-        W: FnMut() -> F,
-        F: Future<Output = Result<T>>,
-    {
-        let ends = Instant::now().checked_add(self.settings.retry);
-        loop {
-            let error = match work().await {
-                Err(error) if error.kind() == Kind::Transient => error,
-                done => return done,
-            };
-            if ends.is_none_or(|ends| Instant::now() + PAUSE > ends) {
-                return Err(error);
-            }
-            log(&format!("{}; trying again", error.line()));
-            tokio::select! {
-                () = stop.requested() => return Err(error.with_kind(Kind::Interrupted)),
-                () = sleep(PAUSE) => {}
-            }
-        }
+            journal: Some(journal),
+            anew: way.anew,
+        })
     }
 
     fn options(&self, found: &Found, place: &Place, way: &Way) -> Result<CopyOptions> {

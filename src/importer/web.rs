@@ -186,6 +186,7 @@ impl Import<'_> {
             pass: Pass::default(),
             // The volume is the controller's to give; what an earlier pod left in it is ours.
             overwrite: true,
+            adopt: false,
             restart: false,
             // As the original: whether a guest copes is decided by how its VM will be made.
             allow_sector_mismatch: true,
