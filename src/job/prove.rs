@@ -154,6 +154,10 @@ impl Proof<'_> {
         Counters::spent(&self.counters.target_wait, began.elapsed());
         let found = digests(self.manifest.algorithm(), &data);
         drop(data);
+        if found.len() != wanted.len() {
+            let what = "there is not one digest for each block";
+            return Err(Error::new(Kind::Corrupt, what).at(range.start));
+        }
         let pairs = found.iter().zip(&wanted);
         let right: Vec<bool> = pairs.map(|(found, wanted)| found == wanted).collect();
         Counters::add(&self.counters.verified, range.len());
