@@ -14,7 +14,7 @@ use crate::target::{Target, Zeroing};
 use bytes::Bytes;
 use std::ops::Range;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 const BLOCK_LEN: usize = 64 * 1024;
 const _: () = assert!(BLOCK_LEN as u64 == BLOCK);
@@ -43,6 +43,8 @@ pub(super) struct Settled {
     pub(super) step: Step,
     /// What it put on the target.
     pub(super) parts: Vec<Part>,
+    /// How long that took, what it waited for a limit left out.
+    pub(super) took: Duration,
 }
 
 /// A part of the target that was written.
@@ -58,21 +60,23 @@ pub(super) enum Part {
 
 /// Does one request.
 pub(super) async fn run(shared: Arc<Shared>, step: Step) -> Result<Settled> {
+    if let Step::Copy(range) = step {
+        for rate in &shared.rates {
+            let waited = rate.pass(range.len()).await;
+            Counters::spent(&shared.counters.limit_wait, waited);
+        }
+    }
+    let began = Instant::now();
     let parts = match step {
         Step::Zero(range) => {
             shared.claim(&[range]).await?;
             shared.zero(range).await?;
             vec![Part::Zero(range)]
         }
-        Step::Copy(range) => {
-            for rate in &shared.rates {
-                let waited = rate.pass(range.len()).await;
-                Counters::spent(&shared.counters.limit_wait, waited);
-            }
-            shared.copy(range).await?
-        }
+        Step::Copy(range) => shared.copy(range).await?,
     };
-    Ok(Settled { step, parts })
+    let took = began.elapsed();
+    Ok(Settled { step, parts, took })
 }
 
 impl Shared {

@@ -1,6 +1,7 @@
 //! The loop: dispatch, settle, barrier, stop.
 
 use super::counters::Counters;
+use super::flight::Flight;
 use super::known::Known;
 use super::ledger::Ledger;
 use super::pace::Barriers;
@@ -27,15 +28,19 @@ use std::time::{Duration, Instant};
 /// that records them. Together less than the second that a user waits.
 const GRACE: Duration = Duration::from_millis(400);
 
-/// Bytes in flight that keep any link busy that a disk is likely to be behind. More only falls out
-/// of the cache: measured on a loop device, 32 MiB in flight took the time of 8 and more CPU.
-const ENOUGH_BYTES: u64 = 8 << 20;
-
 /// Requests that may be in flight however long they are.
 const ENOUGH_REQUESTS: usize = 4;
 
+/// Ranges that may be zeroed at once. A disk does one after the other anyway, and a thread waits
+/// for each.
+const ENOUGH_ZEROES: usize = 8;
+
 /// Steps that wait to be cut and sent while more are planned: planning runs ahead of copying.
 const LOOKAHEAD: usize = 64;
+
+/// What a crash repeats of a range that was zeroed counts as this part of one that was copied:
+/// nothing is read or sent for it.
+const ZERO_WEIGHT: u64 = 64;
 
 /// The steps of one window.
 #[derive(Debug)]
@@ -119,12 +124,15 @@ struct Run<'a> {
     in_flight: InFlight,
     /// Bytes that the requests in flight copy.
     bytes_out: u64,
+    /// Requests in flight that zero.
+    zeroes_out: usize,
     barrier: Option<BoxFuture<'static, Result<()>>>,
     queue: VecDeque<Step>,
     /// End of the last window that was taken from the feed.
     fed: u64,
     frontier: Frontier,
     sizer: Sizer,
+    flight: Flight,
     share: Option<Share>,
     size: u64,
     barriers: Barriers,
@@ -153,11 +161,13 @@ impl<'a> Run<'a> {
             ledger,
             in_flight: FuturesUnordered::new(),
             bytes_out: 0,
+            zeroes_out: 0,
             barrier: None,
             queue: VecDeque::new(),
             fed: setup.done.below,
             frontier: Frontier::resume(&setup.done),
             sizer: Sizer::new(setup.request_size),
+            flight: Flight::new(),
             share: setup.share,
             size: setup.size,
             barriers: Barriers::new(now),
@@ -222,8 +232,9 @@ impl<'a> Run<'a> {
             let Some(step) = self.cut_next() else { break };
             let range = step.range();
             self.frontier.sent(range);
-            if let Step::Copy(range) = step {
-                self.bytes_out = self.bytes_out.saturating_add(range.len());
+            match step {
+                Step::Copy(_) => self.bytes_out = self.bytes_out.saturating_add(range.len()),
+                Step::Zero(_) => self.zeroes_out = self.zeroes_out.saturating_add(1),
             }
             self.in_flight
                 .push(Box::pin(request::run(self.shared.clone(), step)));
@@ -234,23 +245,28 @@ impl<'a> Run<'a> {
     fn allowance(&self) -> Allowance {
         let all = Allowance {
             slots: self.requests,
-            bytes: ENOUGH_BYTES,
+            bytes: self.flight.enough(),
             alone: true,
         };
         let Some(share) = &self.share else { return all };
         let left = self.shared.counters.left(self.size);
-        let may = share.allowance(left, ENOUGH_BYTES);
+        let may = share.allowance(left, self.flight.enough());
         Allowance {
             slots: may.slots.min(self.requests),
             ..may
         }
     }
 
+    /// Whether the first step that waits may be sent.
     fn has_room(&self, may: Allowance) -> bool {
         let out = self.in_flight.len();
         // Among others a short allowance is short on purpose: those who have more left end with it.
         let few = if may.alone { ENOUGH_REQUESTS } else { 1 };
-        out < may.slots && (out < few || self.bytes_out < may.bytes)
+        let enough = match self.queue.front() {
+            Some(Step::Zero(_)) => self.zeroes_out >= ENOUGH_ZEROES,
+            _ => out >= few && self.bytes_out >= may.bytes,
+        };
+        out < may.slots && !enough
     }
 
     /// The next request: the first step, or as much of it as a request may be long.
@@ -271,7 +287,7 @@ impl<'a> Run<'a> {
     }
 
     fn settle(&mut self, settled: Settled) -> Result<()> {
-        let Settled { step, parts } = settled;
+        let Settled { step, parts, took } = settled;
         let range = step.range();
         Counters::add(&self.shared.counters.dealt, range.len());
         if let Some(ledger) = &mut self.ledger {
@@ -283,13 +299,22 @@ impl<'a> Run<'a> {
             }
         }
         self.frontier.finished(range);
+        let repeated = match step {
+            Step::Copy(_) => {
+                self.bytes_out = self.bytes_out.saturating_sub(range.len());
+                let now = self.began.elapsed();
+                self.sizer.completed(range.len(), now);
+                self.flight.completed(range.len(), took, now);
+                range.len()
+            }
+            Step::Zero(_) => {
+                self.zeroes_out = self.zeroes_out.saturating_sub(1);
+                range.len().div_ceil(ZERO_WEIGHT)
+            }
+        };
         // Without a ledger no barrier comes that would make it count as safe again.
         if self.ledger.is_some() {
-            self.barriers.completed(range.len());
-        }
-        if let Step::Copy(_) = step {
-            self.bytes_out = self.bytes_out.saturating_sub(range.len());
-            self.sizer.completed(range.len(), self.began.elapsed());
+            self.barriers.completed(repeated);
         }
         self.note_position();
         Ok(())
