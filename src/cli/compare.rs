@@ -6,7 +6,6 @@ use super::scan::{self, Reader};
 use super::speed::Speed;
 use super::{Command, open, words};
 use crate::address::Address;
-use crate::buffer::Buffer;
 use crate::digest::is_zero;
 use crate::error::{Error, Kind, Result};
 use crate::extent::ByteRange;
@@ -14,6 +13,7 @@ use crate::job::options::Reading;
 use crate::pipeline::counters::Counters;
 use crate::plan::Step;
 use crate::report;
+use bytes::Bytes;
 use clap::Args;
 use futures_util::stream::{self, StreamExt};
 use serde_json::json;
@@ -177,9 +177,8 @@ impl Pair {
     }
 
     /// The bytes of `range`, and no more.
-    async fn read(&self, reader: &Reader, range: ByteRange) -> Result<Buffer> {
-        let mut bytes = reader.read(range).await?;
-        bytes.truncate(usize::try_from(range.len()).unwrap_or(usize::MAX));
+    async fn read(&self, reader: &Reader, range: ByteRange) -> Result<Bytes> {
+        let bytes = reader.exactly(range).await?;
         Counters::add(&self.counters.read, range.len());
         Ok(bytes)
     }

@@ -328,7 +328,7 @@ mod tests {
     fn what_makes_no_sense_is_refused_before_anything_is_opened() {
         for (text, kind) in [
             ("null: b", Kind::Usage),
-            ("-O vpc a b", Kind::Unsupported),
+            ("-O vdi a b", Kind::Unsupported),
             ("--compress zstd a b", Kind::Usage),
             ("-O raw --cluster-size 4k a b", Kind::Usage),
         ] {

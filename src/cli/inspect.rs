@@ -16,6 +16,7 @@ use crate::nbd::export::Export;
 use crate::report;
 use crate::source::Source;
 use crate::sys::sysfs::Device;
+use crate::target::partitions::{self, Partition};
 use crate::target::signature;
 use crate::vsphere::locator::{self, Locator};
 use clap::Args;
@@ -60,6 +61,9 @@ struct Found {
     address: String,
     kind: &'static str,
     size: u64,
+    /// Bytes that the file takes of its file system.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    allocated: Option<u64>,
     identity: String,
     requests: Requests,
     /// What the image says of itself, unless the disk is raw.
@@ -76,6 +80,8 @@ struct Found {
     content: Option<&'static str>,
     /// Sector size that its GPT counts in.
     gpt_sector: Option<u32>,
+    /// Its partition table, if it has one.
+    partitions: Vec<Partition>,
     /// How far a copy onto it is, if a journal tells of one.
     #[serde(skip_serializing_if = "Option::is_none")]
     copy: Option<Standing>,
@@ -163,6 +169,10 @@ async fn inspect(address: &Address, reading: &Reading, tuning: &Tuning) -> Resul
             (None, None) => "file",
         },
         size,
+        allocated: match address {
+            Address::Path(path) => allocated(path),
+            _ => None,
+        },
         identity: source.identity().id,
         image,
         requests: Requests {
@@ -176,6 +186,7 @@ async fn inspect(address: &Address, reading: &Reading, tuning: &Tuning) -> Resul
         exports,
         content: signature::find(&head, &tail, size),
         gpt_sector,
+        partitions: partitions(&head, size, &mut warnings),
         copy,
         warnings,
     })
@@ -241,6 +252,26 @@ async fn read(source: &dyn Source, range: ByteRange) -> Result<Buffer> {
         (at, rest) = (end, after);
     }
     Ok(all)
+}
+
+/// The partitions of a disk of `size` bytes that begins with `head`.
+fn partitions(head: &[u8], size: u64, warnings: &mut Vec<String>) -> Vec<Partition> {
+    let found = partitions::partitions(head);
+    for partition in &found {
+        if partition.start.saturating_add(partition.size) > size {
+            let number = partition.number;
+            warnings.push(format!(
+                "partition {number} ends behind the end of the disk"
+            ));
+        }
+    }
+    found
+}
+
+/// Bytes that the regular file at `path` takes of its file system.
+fn allocated(path: &Path) -> Option<u64> {
+    let meta = fs::metadata(path).ok().filter(fs::Metadata::is_file)?;
+    Some(meta.blocks().saturating_mul(512))
 }
 
 /// Block sizes of the device at `path`; `None` if it is a file, or nobody tells.
@@ -332,6 +363,19 @@ fn facts_rows(facts: &Facts) -> Vec<(&str, String)> {
     rows
 }
 
+fn row(partition: &Partition) -> String {
+    let Partition {
+        number,
+        start,
+        size,
+        kind,
+        name,
+    } = partition;
+    let size = report::bytes(*size);
+    let text = format!("{number} at {start:#x}, {size}, type {kind} {name}");
+    text.trim_end().to_owned()
+}
+
 impl Found {
     /// For people.
     fn text(&self) -> String {
@@ -344,6 +388,10 @@ impl Found {
             ),
             ("identity", self.identity.clone()),
         ];
+        if let Some(allocated) = self.allocated {
+            let text = format!("{allocated} ({})", report::bytes(allocated));
+            rows.insert(3, ("allocated", text));
+        }
         let Requests {
             align,
             preferred,
@@ -376,6 +424,7 @@ impl Found {
             content.push_str(&format!(", for sectors of {sector} bytes"));
         }
         rows.push(("content", content));
+        rows.extend(self.partitions.iter().map(|part| ("partition", row(part))));
         rows.push((
             "trackers",
             match self.trackers.is_empty() {

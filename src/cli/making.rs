@@ -9,7 +9,8 @@ use clap::{Args, ValueEnum};
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Target image")]
 pub(super) struct MakingOptions {
-    /// Format of the target: raw, or for a new file qcow2, vmdk (stream-optimized) or vhdx (dynamic)
+    /// Format of the target: raw, or for a new file qcow2, vmdk (stream-optimized),
+    /// vhdx (dynamic) or vhd (fixed)
     #[arg(short = 'O', long, value_name = "FORMAT")]
     target_format: Option<String>,
 
@@ -48,12 +49,13 @@ impl MakingOptions {
             Some("qcow2") => ImageFormat::Qcow2,
             Some("vmdk") => ImageFormat::Vmdk,
             Some("vhdx") => ImageFormat::Vhdx,
+            Some("vhd" | "vpc") => ImageFormat::Vhd,
             Some(other) => {
                 let what = format!("the target format {other:?}");
                 let error = Error::new(Kind::Unsupported, what);
                 let hint = format!("let qemu-nbd write it: [ qemu-nbd -f {other} FILE ]");
                 return Err(error
-                    .because("only raw, qcow2, vmdk and vhdx are written")
+                    .because("only raw, qcow2, vmdk, vhdx and vhd are written")
                     .hint(hint));
             }
         };

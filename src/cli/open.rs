@@ -17,7 +17,8 @@ use std::time::Duration;
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Image")]
 pub(super) struct ImageOptions {
-    /// Format of the source; a file is probed, all else is raw, unless this says what it is
+    /// Format of the source; a file is probed, all else is raw, unless this says what it is. Of
+    /// what is compressed as a whole: vmdk.gz, raw.xz, or gz, xz, zst alone
     #[arg(short = 'f', long, value_name = "FORMAT")]
     pub(super) source_format: Option<String>,
 
@@ -28,6 +29,14 @@ pub(super) struct ImageOptions {
     /// Read the disk as it was at this snapshot inside the image, by ID or name
     #[arg(long, value_name = "SNAPSHOT")]
     pub(super) snapshot: Option<String>,
+
+    /// Read this disk of an OVA, by the name of its file or its ID
+    #[arg(long, value_name = "DISK")]
+    pub(super) disk: Option<String>,
+
+    /// Compare every file of an OVA with its manifest before anything is read
+    #[arg(long)]
+    pub(super) check_manifest: bool,
 
     #[command(flatten)]
     web: WebOptions,
@@ -89,6 +98,8 @@ impl ImageOptions {
             snapshot: self.snapshot.clone(),
             access: self.web.access(),
             checksum: None,
+            disk: self.disk.clone(),
+            check_manifest: self.check_manifest,
         }
     }
 }

@@ -7,6 +7,7 @@ use crate::extent::ByteRange;
 use crate::job::options::Tuning;
 use crate::plan::{self, Shape, Step, steps};
 use crate::source::{Source, all_extents};
+use bytes::Bytes;
 use std::sync::Arc;
 
 /// The longest read, in bytes; a multiple of the block that is digested.
@@ -96,5 +97,17 @@ impl Reader {
             .map_err(|_| Error::new(Kind::Io, "a read is too long").at(range.start))?;
         let buffer = self.budget.take(length).await;
         self.source.read(whole.start, buffer).await
+    }
+
+    /// The bytes of `range`, which may start anywhere, and no more.
+    pub(super) async fn exactly(&self, range: ByteRange) -> Result<Bytes> {
+        let align = u64::from(self.source.limits().align);
+        let whole = range.align_out(align, self.source.size());
+        let bytes = self.read(range).await?.freeze();
+        let inner = |at: u64| {
+            let at = usize::try_from(at.saturating_sub(whole.start)).unwrap_or(usize::MAX);
+            at.min(bytes.len())
+        };
+        Ok(bytes.slice(inner(range.start)..inner(range.end)))
     }
 }

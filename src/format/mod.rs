@@ -6,6 +6,7 @@
 //!  storage.rs  the bytes that an image is laid over
 //!  image.rs    trait Image: guest range → zero, raw bytes or a compressed run
 //!  packed.rs   compressed runs, and how they are unpacked       pure
+//!  wrapper.rs  files that are compressed as a whole                pure
 //!  chain.rs    one layer over another
 //!  pages.rs    tables, read in pages of which the last are kept
 //!  refs.rs     what an image may open
@@ -30,6 +31,7 @@ mod chain;
 mod facts;
 mod image;
 mod opener;
+pub mod ova;
 mod packed;
 mod pages;
 pub mod qcow2;
@@ -40,6 +42,7 @@ pub mod vdi;
 pub mod vhd;
 pub mod vhdx;
 pub mod vmdk;
+mod wrapper;
 
 pub use chain::{Layer, over, push_layer};
 pub use facts::Facts;
@@ -49,6 +52,7 @@ pub use packed::{Codec, Packed};
 pub use pages::Pages;
 pub use refs::Policy;
 pub use storage::{Storage, read_range};
+pub use wrapper::{Decoder, WRAPPERS, Wrapper};
 
 use crate::error::{Error, Kind, Result};
 use crate::extent::ByteRange;
@@ -63,6 +67,7 @@ pub const FORMATS: &[&dyn Format] = &[
     &vhdx::Vhdx,
     &vhd::Vhd,
     &vdi::Vdi,
+    &ova::Ova,
     &raw::Raw,
 ];
 
@@ -82,6 +87,11 @@ pub trait Format: fmt::Debug + Sync {
 
     /// Whether an image has snapshots inside.
     fn has_snapshots(&self) -> bool {
+        false
+    }
+
+    /// Whether an image may be several disks.
+    fn has_disks(&self) -> bool {
         false
     }
 
@@ -119,7 +129,8 @@ pub fn named(name: &str) -> Result<&'static dyn Format> {
     found.ok_or_else(|| {
         let names: Vec<_> = FORMATS.iter().map(|format| format.name()).collect();
         let what = format!("there is no image format {name:?} here");
-        Error::new(Kind::Usage, what).hint(format!("one of {}", names.join(", ")))
+        let names = names.join(", ");
+        Error::new(Kind::Usage, what).hint(format!("one of {names}; .gz, .xz or .zst may follow"))
     })
 }
 
@@ -133,13 +144,18 @@ pub async fn probe(storage: &dyn Storage) -> Result<&'static dyn Format> {
     let tail = ByteRange::new(size.saturating_sub(TAIL), size);
     let head = read_range(storage, "first bytes", head).await?;
     let tail = read_range(storage, "last bytes", tail).await?;
-    let ends = Ends {
+    Ok(looks_like(&Ends {
         head: &head,
         tail: &tail,
         size,
-    };
+    }))
+}
+
+/// The format of an image with such `ends`; raw if it looks like none.
+#[must_use]
+pub fn looks_like(ends: &Ends<'_>) -> &'static dyn Format {
     let mut all = FORMATS.iter().copied();
-    Ok(all.find(|format| format.probe(&ends)).unwrap_or(&raw::Raw))
+    all.find(|format| format.probe(ends)).unwrap_or(&raw::Raw)
 }
 
 /// Opens the image on `storage` as one of `format`.
@@ -154,6 +170,13 @@ pub async fn open(
     let name = storage.identity().name;
     if opener.snapshot().is_some() && !format.has_snapshots() {
         let what = format!("{name}: {} images have no snapshots inside", format.name());
+        return Err(Error::new(Kind::Usage, what));
+    }
+    if (opener.disk().is_some() || opener.checks_manifest()) && !format.has_disks() {
+        let what = format!(
+            "{name}: {} images are one disk, without a manifest",
+            format.name()
+        );
         return Err(Error::new(Kind::Usage, what));
     }
     let opener = opener.entered(storage.as_ref());

@@ -29,6 +29,8 @@ pub struct Opener {
     /// Identities of the images from the top of the chain to this one.
     chain: Vec<String>,
     snapshot: Option<String>,
+    disk: Option<String>,
+    checks_manifest: bool,
 }
 
 /// A file that an image named, and what opens the names that are in it.
@@ -49,6 +51,8 @@ impl Opener {
             dir: PathBuf::new(),
             chain: Vec::new(),
             snapshot: None,
+            disk: None,
+            checks_manifest: false,
         }
     }
 
@@ -73,6 +77,57 @@ impl Opener {
     #[must_use]
     pub fn snapshot(&self) -> Option<&str> {
         self.snapshot.as_deref()
+    }
+
+    /// Of several disks, the one called `disk` is wanted; and whether all that they are in is
+    /// compared with its manifest first.
+    #[must_use]
+    pub fn of_disk(mut self, disk: Option<String>, checks_manifest: bool) -> Self {
+        (self.disk, self.checks_manifest) = (disk, checks_manifest);
+        self
+    }
+
+    /// The disk that is wanted of several.
+    #[must_use]
+    pub fn disk(&self) -> Option<&str> {
+        self.disk.as_deref()
+    }
+
+    /// Whether a manifest is compared with what it lists.
+    #[must_use]
+    pub fn checks_manifest(&self) -> bool {
+        self.checks_manifest
+    }
+
+    /// The same for an image that may open nothing but `files`.
+    #[must_use]
+    pub fn confined(&self, files: Arc<dyn Files>) -> Self {
+        Self {
+            files: Some(files),
+            chain: self.chain.clone(),
+            ..Self::nowhere()
+        }
+    }
+
+    /// Opens the first file that one of `names` leads to, which are paths of some other machine:
+    /// each as it is, else by its last part.
+    ///
+    /// # Errors
+    /// Those of the first name: what the policy says of a path is worth more than that another is
+    /// not there. `Corrupt` if there is no name.
+    pub async fn any_file(&self, names: impl IntoIterator<Item = String>) -> Result<Referenced> {
+        let mut failed = None;
+        for name in names {
+            let path = name.replace('\\', "/");
+            let base = path.rsplit('/').next().unwrap_or(&path);
+            for path in [path.as_str(), base] {
+                match self.file(path).await {
+                    Ok(found) => return Ok(found),
+                    Err(error) => failed = failed.or(Some(error)),
+                }
+            }
+        }
+        Err(failed.unwrap_or_else(|| Error::new(Kind::Corrupt, "its parent has no name")))
     }
 
     /// Opens the file that the image calls `name`.

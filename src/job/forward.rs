@@ -12,7 +12,7 @@ use crate::extent::{ByteRange, RangeSet};
 use crate::format::vmdk::{Forward, Grain, Piece};
 use crate::pipeline::counters::Counters;
 use crate::report::Ticker;
-use crate::source::stdin::StreamSource;
+use crate::source::stream::ByteStream;
 use crate::sys::computing;
 use crate::target::{Target, Untouched, Zeroing};
 use bytes::Bytes;
@@ -26,7 +26,7 @@ const REQUEST: usize = 1 << 20;
 
 /// Copies the stream to a target, which is opened once the stream has told the size of the disk.
 pub(super) async fn run(
-    source: StreamSource,
+    source: Box<dyn ByteStream>,
     options: &CopyOptions,
     mut context: Context,
 ) -> Result<Outcome> {
@@ -79,7 +79,7 @@ pub(super) async fn run(
 
 /// A stream on its way.
 struct Incoming {
-    source: StreamSource,
+    source: Box<dyn ByteStream>,
     forward: Forward,
     reading: Budget,
 }

@@ -18,6 +18,7 @@
 //!  copy.rs        one pass, from its first record to its last
 //!  sweep.rs       what feeds the pipeline in a pass, and what it runs on
 //!  persist.rs     the same again, when what failed may pass
+//!  incoming.rs    sources that are read once, in order
 //!  stream.rs      the same for a stream
 //!  forward.rs     the same for a VMDK that comes as a stream
 //!  prove.rs       the target, read back, against its manifest
@@ -36,6 +37,7 @@ mod doubts;
 mod feed;
 mod forward;
 mod learn;
+mod incoming;
 mod ledger;
 mod open;
 pub mod options;
@@ -63,6 +65,6 @@ pub use persist::copy;
 pub use place::state_directory;
 pub use prove::Scope;
 pub use standing::{Standing, label_incomplete, standing};
-pub use stream::copy as copy_stream;
+pub use stream::{Landing, copy as copy_stream};
 pub use untracked::Untracked;
 pub use verify::{VerifyOptions, prove, verify};

@@ -18,7 +18,6 @@ use crate::source::file::{FileSource, FileSourceOptions};
 use crate::source::http;
 use crate::source::image;
 use crate::source::nbd::NbdSource;
-use crate::source::stdin::StreamSource;
 use crate::source::vddk::{VddkAddress, VddkOptions, VddkSource};
 use crate::sys::sysfs::Device;
 use crate::target::Target;
@@ -29,10 +28,11 @@ use crate::target::null::NullTarget;
 use crate::target::preflight::Intent;
 use crate::target::qcow2::{Qcow2Options, Qcow2Target};
 use crate::target::stdout::StreamTarget;
+use crate::target::vhd::{VhdOptions, VhdTarget};
 use crate::target::vhdx::{VhdxOptions, VhdxTarget};
 use crate::target::vmdk::{VmdkOptions, VmdkTarget};
 use serde_json::Value;
-use std::fs::{self, File, FileType, OpenOptions};
+use std::fs::{self, FileType, OpenOptions};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -45,42 +45,6 @@ pub(super) struct Opened {
     pub(super) tracker: Option<Arc<dyn Tracker>>,
     /// What the bytes under the source must add up to.
     pub(super) checked: Option<Arc<Checked>>,
-}
-
-/// The stream that `address` is, if it is one: standard input, a pipe, a character device.
-///
-/// # Errors
-/// It is one and cannot be opened.
-pub(super) fn stream(address: &Address) -> Result<Option<StreamSource>> {
-    match address {
-        Address::Stdio => StreamSource::stdin().map(Some),
-        Address::Path(path) if is_stream(path) => {
-            let file = File::open(path);
-            let file =
-                file.map_err(|error| Error::io(format!("open {}", path.display()), error))?;
-            Ok(Some(StreamSource::new(
-                file.into(),
-                path.display().to_string(),
-            )))
-        }
-        _ => Ok(None),
-    }
-}
-
-/// Whether a stream is to be read as a VMDK, which can be read forward.
-///
-/// # Errors
-/// It is to be read as another format, which cannot.
-pub(super) fn forward(address: &Address, reading: &Reading) -> Result<bool> {
-    match reading.format.as_deref() {
-        None | Some("raw") => Ok(false),
-        Some("vmdk") => Ok(true),
-        Some(format) => {
-            let what = format!("{address} is a stream, and {format} cannot be read from one");
-            let error = Error::new(Kind::Unsupported, what);
-            Err(error.hint("put it into a file first"))
-        }
-    }
 }
 
 /// Opens the disk that is read, and its tracker if only changes are wanted.
@@ -408,23 +372,28 @@ async fn image_target(address: &Address, how: &How) -> Result<Arc<dyn Target>> {
         }
     };
     let (size, overwrite) = (how.size.unwrap_or(0), how.overwrite);
-    if how.making.format == ImageFormat::Vmdk {
-        let options = VmdkOptions { size, overwrite };
-        return Ok(Arc::new(VmdkTarget::create(path, options).await?));
-    }
-    if how.making.format == ImageFormat::Vhdx {
-        let options = VhdxOptions { size, overwrite };
-        return Ok(Arc::new(VhdxTarget::create(path, options).await?));
-    }
-    let usual = Qcow2Options::default();
-    let options = Qcow2Options {
-        size,
-        overwrite,
-        cluster: how.making.cluster.unwrap_or(usual.cluster),
-        compression: how.making.compression,
-        preallocate: how.making.preallocate,
-    };
-    Ok(Arc::new(Qcow2Target::create(path, options).await?))
+    Ok(match how.making.format {
+        ImageFormat::Vmdk => {
+            Arc::new(VmdkTarget::create(path, VmdkOptions { size, overwrite }).await?)
+        }
+        ImageFormat::Vhdx => {
+            Arc::new(VhdxTarget::create(path, VhdxOptions { size, overwrite }).await?)
+        }
+        ImageFormat::Vhd => {
+            Arc::new(VhdTarget::create(path, VhdOptions { size, overwrite }).await?)
+        }
+        ImageFormat::Raw | ImageFormat::Qcow2 => {
+            let usual = Qcow2Options::default();
+            let options = Qcow2Options {
+                size,
+                overwrite,
+                cluster: how.making.cluster.unwrap_or(usual.cluster),
+                compression: how.making.compression,
+                preallocate: how.making.preallocate,
+            };
+            Arc::new(Qcow2Target::create(path, options).await?)
+        }
+    })
 }
 
 async fn path_target(path: &Path, how: &How) -> Result<Arc<dyn Target>> {
@@ -459,6 +428,7 @@ async fn path_target(path: &Path, how: &How) -> Result<Arc<dyn Target>> {
         _ => {
             let file = FileOptions {
                 size: how.size.unwrap_or(0),
+                grows: how.size.is_none(),
                 overwrite,
                 in_place: how.whole,
                 resuming: how.resuming && !how.whole,
@@ -469,10 +439,7 @@ async fn path_target(path: &Path, how: &How) -> Result<Arc<dyn Target>> {
     }
 }
 
-fn is_stream(path: &Path) -> bool {
-    fs::metadata(path).is_ok_and(|meta| is_stream_type(meta.file_type()))
-}
-
-fn is_stream_type(kind: FileType) -> bool {
+/// Whether what has this type is read and written in order only.
+pub(super) fn is_stream_type(kind: FileType) -> bool {
     kind.is_fifo() || kind.is_char_device() || kind.is_socket()
 }

@@ -69,6 +69,8 @@ pub enum ImageFormat {
     Vmdk,
     /// A new dynamic VHDX.
     Vhdx,
+    /// A new fixed VHD.
+    Vhd,
 }
 
 /// Which pass over the disk this is.

@@ -3,6 +3,7 @@
 use super::context::Context;
 use super::copy::{Job, Outcome};
 use super::decide::{Start, Wanted, decide};
+use super::incoming::{self, Incoming};
 use super::open::{self, How, Opened};
 use super::options::{Baseline, CopyOptions, ImageFormat, JournalPlace};
 use super::place::journal_path;
@@ -25,11 +26,13 @@ pub(super) async fn attempt(
 ) -> Result<Outcome> {
     let began = Instant::now();
     check_image_target(options)?;
-    if let Some(stream) = open::stream(&options.source)? {
-        return match open::forward(&options.source, &options.reading)? {
-            true => super::forward::run(stream, options, context).await,
-            false => super::stream::run(stream, options, context).await,
+    if let Some(incoming) = incoming::find(options).await? {
+        let copied = match incoming {
+            Incoming::Vmdk(stream) => super::forward::run(stream, options, context).await,
+            Incoming::Raw(stream) => super::stream::run(stream, options, context).await,
         };
+        // For good, whatever failed: what was read is gone, and the rest is not the disk.
+        return copied.map_err(for_good);
     }
     let opened = opened(options, &context).await?;
     let found = open::find_target(&options.target, opened.source.size())?;
@@ -99,6 +102,13 @@ async fn opened(options: &CopyOptions, context: &Context) -> Result<Opened> {
     Ok(opened)
 }
 
+fn for_good(error: Error) -> Error {
+    match error.kind() {
+        Kind::Transient => error.with_kind(Kind::Io),
+        _ => error,
+    }
+}
+
 /// Refuses what cannot be done with a target that is made as an image.
 fn check_image_target(options: &CopyOptions) -> Result<()> {
     if options.making.format == ImageFormat::Raw {
@@ -108,7 +118,7 @@ fn check_image_target(options: &CopyOptions) -> Result<()> {
         let what = "a delta cannot be written into an image that is there";
         return Err(Error::new(Kind::Unsupported, what).hint("deltas go onto a raw disk"));
     }
-    if open::stream(&options.source)?.is_some() {
+    if incoming::is_stream(&options.source) {
         let what = format!("{} has no size, and an image needs one", options.source);
         return Err(Error::new(Kind::Unsupported, what).hint("copy it into a raw file first"));
     }

@@ -1,15 +1,21 @@
 //! Copies a stream: its size is not known, it can be read once, and nothing can be resumed.
+//!
+//! A new file grows with it; whatever has a size of its own is checked as it goes, and a stream that
+//! does not fit is an error.
 
 use super::context::Context;
 use super::copy::Outcome;
 use super::open::{self, How};
-use super::options::CopyOptions;
+use super::options::{CopyOptions, Zeroes};
 use crate::buffer::{Budget, Buffer};
 use crate::error::{Error, Kind, Result};
+use crate::extent::ByteRange;
 use crate::pipeline::counters::Counters;
+use crate::pipeline::{Piece, pieces};
 use crate::report::{Event, Ticker};
-use crate::source::stdin::StreamSource;
-use crate::target::Target;
+use crate::source::stream::ByteStream;
+use crate::target::{Target, Untouched, Zeroing};
+use bytes::Bytes;
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -18,9 +24,9 @@ use std::time::Instant;
 /// Bytes of one read, unless the user says otherwise.
 const REQUEST: u32 = 1 << 20;
 
-/// Copies a stream to a target that must have a size of its own.
+/// Copies a stream to a target.
 pub(super) async fn run(
-    source: StreamSource,
+    mut source: Box<dyn ByteStream>,
     options: &CopyOptions,
     mut context: Context,
 ) -> Result<Outcome> {
@@ -35,8 +41,78 @@ pub(super) async fn run(
     let budget = context.budget(&options.tuning);
     let request = usize::try_from(options.tuning.request_size.unwrap_or(REQUEST)).unwrap_or(4096);
     let ticker = Ticker::start(&context.reporter, context.counters.clone(), 0);
-    let size = copy(source, &target, &budget, request, &mut context).await?;
+    let landing = Landing::new(target.clone(), &options.zeroes);
+    let size = copy(source.as_mut(), &landing, &budget, request, &mut context).await?;
     conclude(&target, &mut context, size, began, ticker).await
+}
+
+/// Where a stream goes, and what is done about zeroes in it.
+#[derive(Clone, Debug)]
+pub struct Landing {
+    target: Arc<dyn Target>,
+    /// Bytes of a run of zeroes that is not written as data; 0 looks for none.
+    sparse: usize,
+    zeroing: Zeroing,
+    /// Zeroes need not be written.
+    skip: bool,
+}
+
+impl Landing {
+    /// Onto `target`, by the user's wish.
+    pub(super) fn new(target: Arc<dyn Target>, zeroes: &Zeroes) -> Self {
+        let sparse = match zeroes.sparse {
+            0 => 0,
+            sparse => sparse.max(target.limits().align),
+        };
+        let zero = zeroes.target_is_zero || target.untouched() == Untouched::Zero;
+        Self {
+            sparse: usize::try_from(sparse).unwrap_or(0),
+            zeroing: match zeroes.allocated {
+                true => Zeroing::Allocate,
+                false => Zeroing::Unmap,
+            },
+            // What grows must be told how far.
+            skip: zero && !zeroes.allocated && target.capacity().is_some(),
+            target,
+        }
+    }
+
+    /// Onto `target`, every byte as it comes.
+    #[must_use]
+    pub fn plain(target: Arc<dyn Target>) -> Self {
+        Self {
+            target,
+            sparse: 0,
+            zeroing: Zeroing::Allocate,
+            skip: false,
+        }
+    }
+
+    async fn put(&self, offset: u64, data: Bytes, counters: &Counters) -> Result<()> {
+        for piece in pieces(&data, self.sparse) {
+            let at = |start: usize| offset.saturating_add(length(start));
+            match piece {
+                Piece::Data(part) => {
+                    let (at, len) = (at(part.start), length(part.len()));
+                    self.target.write(at, data.slice(part)).await?;
+                    Counters::add(&counters.written, len);
+                }
+                Piece::Zero(part) if self.skip => {
+                    Counters::add(&counters.skipped, length(part.len()));
+                }
+                Piece::Zero(part) => {
+                    let range = ByteRange::at(at(part.start), length(part.len()));
+                    self.target.zero(range, self.zeroing).await?;
+                    Counters::add(&counters.zeroed, range.len());
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+fn length(bytes: usize) -> u64 {
+    u64::try_from(bytes).unwrap_or(u64::MAX)
 }
 
 /// Refuses what cannot be done with a stream.
@@ -112,8 +188,8 @@ pub(super) fn stopped() -> Error {
 /// # Errors
 /// The stream is longer than the target, either end fails, or an end was asked for.
 pub async fn copy(
-    mut source: StreamSource,
-    target: &Arc<dyn Target>,
+    source: &mut dyn ByteStream,
+    landing: &Landing,
     budget: &Budget,
     request: usize,
     context: &mut Context,
@@ -130,20 +206,14 @@ pub async fn copy(
             read = source.next(buffer) => read?,
         };
         let Some(data) = read else { break };
-        let length = u64::try_from(data.len()).unwrap_or(u64::MAX);
-        let end = offset.saturating_add(length);
-        if target.capacity().is_some_and(|capacity| end > capacity) {
-            return Err(
-                Error::new(Kind::Refused, "the stream is longer than the target").at(offset),
-            );
+        let end = offset.saturating_add(length(data.len()));
+        if let Some(capacity) = landing.target.capacity().filter(|capacity| end > *capacity) {
+            let what = format!("the disk is longer than the target, which has {capacity} bytes");
+            return Err(Error::new(Kind::Refused, what).at(offset));
         }
-        Counters::add(&context.counters.read, length);
-        let (target, counters) = (target.clone(), context.counters.clone());
-        writes.push(async move {
-            target.write(offset, data.freeze()).await?;
-            Counters::add(&counters.written, length);
-            Ok::<(), Error>(())
-        });
+        Counters::add(&context.counters.read, length(data.len()));
+        let (landing, counters) = (landing.clone(), context.counters.clone());
+        writes.push(async move { landing.put(offset, data.freeze(), &counters).await });
         offset = end;
         context.counters.position.store(offset, Ordering::Relaxed);
     }

@@ -33,6 +33,7 @@ mod team;
 
 pub use known::Known;
 pub use ledger::{Commit, Ledger};
+pub use pieces::{Piece, pieces};
 pub use rate::RateLimit;
 pub use run::{Planned, Setup, run};
 pub use sizer::RequestSize;

@@ -5,8 +5,10 @@ use std::ops::Range;
 
 /// A part of a buffer that is written or zeroed as one.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub(super) enum Piece {
+pub enum Piece {
+    /// Bytes of which some are not zero.
     Data(Range<usize>),
+    /// Zeroes.
     Zero(Range<usize>),
 }
 
@@ -14,7 +16,8 @@ pub(super) enum Piece {
 ///
 /// Zeroes count in whole units of `sparse` bytes, aligned to the start of the buffer; a short
 /// tail is data. `sparse` zero finds no zeroes at all.
-pub(super) fn pieces(bytes: &[u8], sparse: usize) -> Vec<Piece> {
+#[must_use]
+pub fn pieces(bytes: &[u8], sparse: usize) -> Vec<Piece> {
     if sparse == 0 {
         return vec![Piece::Data(0..bytes.len())];
     }

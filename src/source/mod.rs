@@ -5,6 +5,7 @@
 //!  stdin.rs   a stream that is read once         export.rs a Source served over NBD
 //!  image/     a disk image over any of these    vddk/     a virtual disk of vSphere
 //!  http/      a disk image on a web server   checked.rs bytes that must have a checksum
+//!  stream/    what comes once, in order, and what is in it
 //!  extents.rs all extents of a range, asked for on and on
 //! ```
 
@@ -16,6 +17,7 @@ pub mod http;
 pub mod image;
 pub mod nbd;
 pub mod stdin;
+pub mod stream;
 pub mod vddk;
 
 pub use extents::all_extents;

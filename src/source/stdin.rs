@@ -2,9 +2,11 @@
 //!
 //! Not a [`Source`](super::Source): there is no offset to ask for.
 
+use super::stream::ByteStream;
 use crate::buffer::Buffer;
 use crate::error::{Error, Kind, Result};
 use crate::sys::blocking;
+use async_trait::async_trait;
 use rustix::io::Errno;
 use std::io;
 use std::os::fd::OwnedFd;
@@ -37,18 +39,16 @@ impl StreamSource {
             .map_err(|error| Error::io("open standard input", error))?;
         Ok(Self::new(fd, "standard input"))
     }
+}
 
-    /// Bytes that were read so far: the offset of what comes next.
-    #[must_use]
-    pub fn position(&self) -> u64 {
-        self.read
+#[async_trait]
+impl ByteStream for StreamSource {
+    fn name(&self) -> &str {
+        &self.name
     }
 
-    /// The next bytes: as many as `buffer` holds, fewer only where the stream ends, `None` after.
-    ///
-    /// # Errors
-    /// The stream cannot be read. What was read before the failure is lost with the buffer.
-    pub async fn next(&mut self, mut buffer: Buffer) -> Result<Option<Buffer>> {
+    /// What was read before a failure is lost with the buffer.
+    async fn next(&mut self, mut buffer: Buffer) -> Result<Option<Buffer>> {
         let fd = Arc::clone(&self.fd);
         let filled = blocking(move || {
             let count = fill(&fd, &mut buffer)?;

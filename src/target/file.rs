@@ -3,6 +3,7 @@
 //! A new file grows as `.NAME.partial` beside its final name, and gets that name only when it is
 //! complete and durable. It is created sparse, so what is never written reads as zeroes.
 
+use super::draft;
 pub use super::partial::partial_path;
 use super::partial::{Finish, could_not_open, open_locked, real_path, refused, replace_partial};
 use super::zeroing::{Method, Zeroer};
@@ -21,12 +22,15 @@ use std::fs;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 /// How a file is opened for writing.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct FileOptions {
     /// Bytes that it will have. A file that is written in place may be larger and stays so.
     pub size: u64,
+    /// How many it will have is not known: it becomes as long as what is written.
+    pub grows: bool,
     /// A file of that name may be replaced.
     pub overwrite: bool,
     /// Write into the file of that name, which is created if there is none.
@@ -45,9 +49,13 @@ pub struct FileTarget {
     path: PathBuf,
     name: String,
     size: u64,
+    /// Where a file ends that grows, so far.
+    end: Option<AtomicU64>,
     untouched: Untouched,
     zeroer: Zeroer,
     finish: Option<Finish>,
+    /// It is whole under its name.
+    named: AtomicBool,
 }
 
 /// What [`prepare`] opened.
@@ -76,6 +84,7 @@ impl FileTarget {
             path: prepared.path,
             name,
             size: prepared.size,
+            end: options.grows.then(AtomicU64::default),
             untouched: if prepared.fresh {
                 Untouched::Zero
             } else {
@@ -83,11 +92,23 @@ impl FileTarget {
             },
             zeroer: Zeroer::new(),
             finish: prepared.finish,
+            named: AtomicBool::new(false),
         })
     }
 
+    /// Bytes that it has.
+    fn length(&self) -> u64 {
+        let end = self.end.as_ref();
+        end.map_or(self.size, |end| end.load(Ordering::Acquire))
+    }
+
     fn cut(&self, doing: &str, range: ByteRange) -> Result<()> {
-        check_bounds(doing, &self.name, range, self.size)?;
+        match &self.end {
+            Some(end) => {
+                end.fetch_max(range.end, Ordering::AcqRel);
+            }
+            None => check_bounds(doing, &self.name, range, self.size)?,
+        }
         if range
             .start
             .is_multiple_of(u64::from(self.queue.disk().align()))
@@ -100,15 +121,16 @@ impl FileTarget {
     }
 
     fn failed(&self, doing: &str, offset: u64, error: io::Error) -> Error {
-        let full = matches!(
-            error.kind(),
-            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
-        );
-        let error = Error::io(format!("{doing} {}", self.name), error).at(offset);
-        if full {
-            error.hint("make room on its file system and run the same command again")
-        } else {
-            error
+        draft::failed(doing, &self.name, offset, error)
+    }
+}
+
+/// What grew half-way cannot be gone on with.
+impl Drop for FileTarget {
+    fn drop(&mut self) {
+        let finish = self.finish.as_ref().filter(|_| self.end.is_some());
+        if let Some(finish) = finish.filter(|_| !self.named.load(Ordering::Acquire)) {
+            let _ = fs::remove_file(&finish.partial);
         }
     }
 }
@@ -138,7 +160,8 @@ fn prepare(path: &Path, options: FileOptions) -> Result<Prepared> {
         replace_partial(&partial)
     };
     let fd = made.map_err(|error| could_not_open(&partial, error))?;
-    let disk = with_size(fd, &partial, options, options.size)?;
+    let least = if options.grows { 1 << 20 } else { 0 };
+    let disk = with_size(fd, &partial, options, options.size.max(least))?;
     Ok(Prepared {
         disk,
         size: options.size,
@@ -189,27 +212,15 @@ fn with_size(fd: OwnedFd, path: &Path, options: FileOptions, size: u64) -> Resul
 #[async_trait]
 impl Target for FileTarget {
     fn capacity(&self) -> Option<u64> {
-        Some(self.size)
+        self.end.is_none().then_some(self.size)
     }
 
     fn limits(&self) -> Limits {
-        Limits {
-            align: self.queue.disk().align(),
-            preferred: 1 << 20,
-            max: 32 << 20,
-            in_flight: 16,
-        }
+        draft::limits(self.queue.disk().align())
     }
 
-    /// The inode keeps its number when the file gets its name. The number of the file system is
-    /// left out: it may change when that is mounted again.
     fn identity(&self) -> Identity {
-        let inode = self.queue.disk().stat().st_ino;
-        Identity {
-            id: format!("file:{}#{inode}", self.path.display()),
-            size: self.size,
-            name: self.name.clone(),
-        }
+        draft::identity(&self.queue, &self.path, &self.name, self.size)
     }
 
     fn untouched(&self) -> Untouched {
@@ -224,18 +235,13 @@ impl Target for FileTarget {
 
     async fn zero(&self, range: ByteRange, zeroing: Zeroing) -> Result<()> {
         self.cut("zero", range)?;
-        // A file system keeps its word about both; what is not known there is written.
-        let methods = match zeroing {
-            Zeroing::Unmap => [Method::PunchHole, Method::Write],
-            Zeroing::Allocate => [Method::ZeroRange, Method::Write],
-        };
+        let methods = Method::of_file(zeroing);
         let zeroed = self.zeroer.zero(&self.queue, range, &methods).await;
         zeroed.map_err(|error| self.failed("zero", range.start, error))
     }
 
     async fn flush(&self) -> Result<()> {
-        let synced = self.queue.run(Disk::sync).await;
-        synced.map_err(|error| Error::io(format!("flush {}", self.name), error))
+        draft::flush(&self.queue, &self.name).await
     }
 
     async fn is_hole(&self, range: ByteRange) -> Result<bool> {
@@ -253,17 +259,23 @@ impl Target for FileTarget {
 
     async fn read_back(&self, offset: u64, buffer: Buffer) -> Result<Buffer> {
         let range = ByteRange::at(offset, buffer.len() as u64);
-        check_bounds("read back", &self.name, range, self.size)?;
+        check_bounds("read back", &self.name, range, self.length())?;
         super::read_back(&self.queue, range, buffer)
             .await
             .map_err(|error| self.failed("read back", offset, error))
     }
 
     async fn finalize(&self) -> Result<()> {
-        self.flush().await?;
-        match self.finish.clone() {
-            Some(finish) => finish.give_name(&self.name).await,
-            None => Ok(()),
+        if self.end.is_some() {
+            let end = self.length();
+            let cut = draft::set_length(&self.queue, end).await;
+            cut.map_err(|error| self.failed("give its length to", end, error))?;
         }
+        self.flush().await?;
+        if let Some(finish) = self.finish.clone() {
+            finish.give_name(&self.name).await?;
+        }
+        self.named.store(true, Ordering::Release);
+        Ok(())
     }
 }

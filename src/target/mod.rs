@@ -4,27 +4,32 @@
 //!  block.rs   a block device, past the page cache   probe.rs   what really zeroes it
 //!  file.rs    a regular file, whole or not there    nbd.rs     an NBD export
 //!  qcow2/     a qcow2 image, whole or not there     vmdk/     a stream-optimized VMDK
-//!  vhdx/      a dynamic VHDX                        null.rs    nowhere
-//!  stdout.rs  a stream, written in order
+//!  vhdx/      a dynamic VHDX                        vhd.rs     a fixed VHD
+//!  stdout.rs  a stream, written in order            null.rs    nowhere
 //!
+//!  draft.rs       an image while it is written
 //!  partial.rs     files that get their name when they are whole
 //!  turn.rs        writes in the order of the disk
 //!  zeroing.rs     ways to zero a range              preflight.rs  may it be written? (pure)
 //!  signature.rs   what is on a disk already (pure)    export.rs     a Target served over NBD
+//!  partitions.rs  its partition table (pure)
 //! ```
 
 pub mod block;
+mod draft;
 pub mod export;
 pub mod file;
 pub mod nbd;
 pub mod null;
 pub mod preflight;
 mod partial;
+pub mod partitions;
 pub mod probe;
 pub mod qcow2;
 pub mod signature;
 pub mod stdout;
 mod turn;
+pub mod vhd;
 pub mod vhdx;
 pub mod vmdk;
 pub mod zeroing;

@@ -5,6 +5,7 @@
 //! says why discard is not: a device may ignore it or any part of it). It is measured by the probe
 //! and never used.
 
+use super::Zeroing;
 use crate::buffer::Buffer;
 use crate::extent::ByteRange;
 use crate::sys::blockdev;
@@ -45,6 +46,16 @@ impl Method {
         Self::Discard,
         Self::Write,
     ];
+
+    /// Those for a regular file, in the order in which to try them: a file system keeps its word
+    /// about both ways of its own, and what is not known there is written.
+    #[must_use]
+    pub fn of_file(zeroing: Zeroing) -> [Self; 2] {
+        match zeroing {
+            Zeroing::Unmap => [Self::PunchHole, Self::Write],
+            Zeroing::Allocate => [Self::ZeroRange, Self::Write],
+        }
+    }
 
     /// Applies it to `range`. Blocks.
     ///

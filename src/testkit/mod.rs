@@ -6,7 +6,9 @@
 //!  fault.rs        FaultySource, FaultyTarget: any endpoint, with faults on chosen calls
 //!  image.rs        what the contract of Image says; images in memory
 //!  vdi.rs vhd.rs vhdx.rs  images made by hand
+//!  ova.rs          tar files and OVF descriptors made by hand
 //!  vmdk.rs         VMDK extents made by hand
+//!  stream.rs       MemStream: what comes once, in order
 //!  tracker.rs      MemTracker: tells changes, and keeps some to itself
 //!  conformance.rs  what the contracts of Source and Target say, tried on any endpoint
 //! ```
@@ -17,15 +19,18 @@ pub mod conformance;
 pub mod fault;
 pub mod image;
 pub mod memory;
+pub mod ova;
 pub mod vdi;
 pub mod vhd;
 pub mod vhdx;
 pub mod vmdk;
 mod store;
+mod stream;
 mod tracker;
 
 pub use conformance::{check_source, check_target};
 pub use fault::{Fault, Faults, FaultySource, FaultyTarget, Op};
 pub use image::{MemFiles, check_image};
 pub use memory::{Call, MemSource, MemTarget};
+pub use stream::MemStream;
 pub use tracker::MemTracker;

@@ -8,7 +8,7 @@ use super::text;
 use crate::buffer::Budget;
 use crate::cli::output;
 use crate::error::{Error, Kind, Result};
-use crate::job::{self, Context};
+use crate::job::{self, Context, Landing};
 use crate::pipeline::counters::Counters;
 use crate::pipeline::{self, Planned, RequestSize, Setup, Stop};
 use crate::plan::{Done, Shape, steps, windows};
@@ -70,13 +70,14 @@ pub(super) async fn copy(options: &Options, ends: &Ends) -> Result<()> {
             let running = copy.disk(disk);
             copy.watch(running, shown, size).await?
         }
-        From::Stream(stream) => {
+        From::Stream(mut stream) => {
             let (request, budget) = (copy.request(None), copy.budget());
             let mut context = Context {
                 counters: copy.counters.clone(),
                 ..Context::new(Arc::new(Silent), Stop::never())
             };
-            let running = job::copy_stream(stream, &copy.target, &budget, request, &mut context);
+            let landing = Landing::plain(copy.target.clone());
+            let running = job::copy_stream(&mut stream, &landing, &budget, request, &mut context);
             copy.watch(running, shown, 0).await?
         }
     };

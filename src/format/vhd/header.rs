@@ -249,7 +249,7 @@ fn utf16(bytes: &[u8], unit: impl Fn([u8; 2]) -> u16) -> String {
 }
 
 /// "Checksum": the complement of the sum of the first `len` bytes, the four at `at` left out.
-fn checksum(bytes: &[u8], at: usize, len: usize) -> u32 {
+pub(super) fn checksum(bytes: &[u8], at: usize, len: usize) -> u32 {
     let counted = bytes.iter().take(len).enumerate();
     let counted = counted.filter(|(place, _)| *place < at || *place >= at.saturating_add(4));
     !counted.fold(0u32, |sum, (_, byte)| sum.wrapping_add((*byte).into()))

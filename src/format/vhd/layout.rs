@@ -3,13 +3,19 @@
 //! "Virtual Hard Disk Image Format Specification", Microsoft, 2006.
 
 use zerocopy::big_endian::{U16, U32, U64};
-use zerocopy::{FromBytes, Immutable, KnownLayout, Unaligned};
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 /// Bytes of a sector.
-pub(super) const SECTOR: u64 = 512;
+pub const SECTOR: u64 = 512;
 
 /// `Footer.cookie`.
 pub(super) const FOOTER_COOKIE: [u8; 8] = *b"conectix";
+
+/// `Footer.features`: always set.
+pub(super) const FEATURES: u32 = 2;
+
+/// `Footer.file_format_version`.
+pub(super) const VERSION: u32 = 0x0001_0000;
 
 /// `DynamicHeader.cookie`.
 pub(super) const HEADER_COOKIE: [u8; 8] = *b"cxsparse";
@@ -25,7 +31,7 @@ pub(super) mod disk_type {
 pub(super) const UNUSED: u32 = u32::MAX;
 
 /// "Hard Disk Footer Format": the last sector, of which a dynamic disk has a copy in its first.
-#[derive(Clone, Copy, Debug, FromBytes, Immutable, KnownLayout, Unaligned)]
+#[derive(Clone, Copy, Debug, FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned)]
 #[repr(C)]
 pub(super) struct Footer {
     pub(super) cookie: [u8; 8],

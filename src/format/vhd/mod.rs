@@ -10,17 +10,17 @@
 //! ```text
 //!  layout.rs   bytes as the specification draws them    no logic
 //!  header.rs   bytes → something that was checked       no I/O
+//!  footer.rs   the footer of a fixed disk that is written   pure
 //!  open.rs     a file → a disk and its parents
 //!  mod.rs      a disk → where its bytes are
 //! ```
 
+mod footer;
 mod header;
 mod layout;
 mod open;
 #[cfg(test)]
 mod tests;
-
-pub use header::Fault;
 
 use super::{
     Ends, Facts, Format, Image, Layer, Mapped, Opener, PARTS_MAX, Pages, Storage, To, over,
@@ -29,8 +29,10 @@ use super::{
 use crate::error::Result;
 use crate::extent::ByteRange;
 use async_trait::async_trait;
+pub use footer::fixed_footer;
+pub use header::Fault;
 use header::{Blocks, Kind};
-use layout::SECTOR;
+pub use layout::SECTOR;
 use std::sync::Arc;
 
 /// The format.

@@ -87,24 +87,8 @@ async fn named(storage: &Arc<dyn Storage>, blocks: &Blocks, opener: &Opener) -> 
         }
     }
     names.push(blocks.parent.name.clone());
-    let mut failed = None;
-    for name in names {
-        let path = name.replace('\\', "/");
-        let base = path.rsplit('/').next().unwrap_or(&path);
-        for path in [path.as_str(), base] {
-            match opener.file(path).await {
-                Ok(found) => return Ok(found),
-                // What the policy says of a path is worth more than that another is not there.
-                Err(error) => {
-                    failed = failed.or(Some(error));
-                }
-            }
-        }
-    }
-    let none = || Error::new(ErrorKind::Corrupt, "its parent has no name");
-    Err(failed
-        .unwrap_or_else(none)
-        .context(doing(storage, "open the parent")))
+    let found = opener.any_file(names).await;
+    found.map_err(|error| error.context(doing(storage, "open the parent")))
 }
 
 fn assemble(

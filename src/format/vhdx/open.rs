@@ -124,7 +124,7 @@ async fn parent(
     Ok(Box::new(parent))
 }
 
-/// Tries the names of the parent, the relative one first; then only its last part.
+/// Tries the names of the parent, the relative one first.
 async fn named(
     storage: &Arc<dyn Storage>,
     names: &[(String, String)],
@@ -133,22 +133,10 @@ async fn named(
     let keys = ["relative_path", "absolute_win32_path", "volume_path"];
     let paths = keys.iter().filter_map(|key| {
         let pair = names.iter().find(|(name, _)| name == key);
-        pair.map(|(_, value)| value.replace('\\', "/"))
+        pair.map(|(_, value)| value.clone())
     });
-    let mut failed = None;
-    for path in paths {
-        let base = path.rsplit('/').next().unwrap_or(&path);
-        for path in [path.as_str(), base] {
-            match opener.file(path).await {
-                Ok(found) => return Ok(found),
-                Err(error) => failed = failed.or(Some(error)),
-            }
-        }
-    }
-    let none = || Error::new(Kind::Corrupt, "its parent has no name");
-    Err(failed
-        .unwrap_or_else(none)
-        .context(doing(storage, "open the parent")))
+    let found = opener.any_file(paths.collect::<Vec<_>>()).await;
+    found.map_err(|error| error.context(doing(storage, "open the parent")))
 }
 
 fn facts(storage: &Arc<dyn Storage>, disk: &Disk, header: &Header, creator: &str) -> Facts {

@@ -23,7 +23,7 @@ mod descriptor;
 mod fault;
 mod forward;
 mod header;
-mod layout;
+pub(crate) mod layout;
 mod open;
 mod sparse;
 #[cfg(test)]

@@ -6,7 +6,8 @@
 use super::{ImageSource, LocalFiles, SourceStorage};
 use crate::digest::checksum::Checksum;
 use crate::error::{Error, Kind, Result};
-use crate::format::{self, Format, Image, Opener, Policy, Storage};
+use crate::extent::ByteRange;
+use crate::format::{self, Format, Image, Opener, Policy, Storage, Wrapper, read_range};
 use crate::source::Source;
 use crate::source::http::Access;
 use crate::sys::blocking;
@@ -26,6 +27,10 @@ pub struct Reading {
     pub access: Access,
     /// What its own bytes must add up to.
     pub checksum: Option<Checksum>,
+    /// Which disk of an OVA.
+    pub disk: Option<String>,
+    /// Compare an OVA with its manifest before it is read.
+    pub check_manifest: bool,
 }
 
 /// A disk that is open, and the image that it is if it is not raw.
@@ -47,12 +52,17 @@ pub async fn open(
     reading: &Reading,
 ) -> Result<Opened> {
     let storage: Arc<dyn Storage> = Arc::new(SourceStorage::new(Arc::clone(&source)));
+    not_wrapped(storage.as_ref(), path, reading).await?;
     let format: &dyn Format = match (&reading.format, path) {
         (Some(name), _) => format::named(name)?,
         (None, Some(path)) if path.is_file() => format::probe(storage.as_ref()).await?,
         (None, _) => &format::raw::Raw,
     };
     if format.name() == format::raw::Raw.name() {
+        if reading.disk.is_some() || reading.check_manifest {
+            let what = format!("{} is raw: one disk, without a manifest", source.identity());
+            return Err(Error::new(Kind::Usage, what));
+        }
         if reading.snapshot.is_some() {
             let what = format!("{} is raw and has no snapshots inside", source.identity());
             return Err(Error::new(Kind::Usage, what));
@@ -64,16 +74,42 @@ pub async fn open(
         Some(path) => within(path, &reading.allow).await?,
         None => Opener::nowhere(),
     };
-    let opener = opener.at_snapshot(reading.snapshot.clone());
+    let opener = opener
+        .at_snapshot(reading.snapshot.clone())
+        .of_disk(reading.disk.clone(), reading.check_manifest);
     let image = format::open(format, storage, &opener).await?;
     let mut identity = source.identity();
     if let Some(snapshot) = &reading.snapshot {
         // To a journal it is another disk than the present state.
         identity.id.push_str(&format!("@{snapshot}"));
     }
+    if let Some(disk) = &reading.disk {
+        identity.id.push_str(&format!("#{disk}"));
+    }
     let source = Arc::new(ImageSource::new(Arc::clone(&image), identity));
     let image = Some(image);
     Ok(Opened { source, image })
+}
+
+/// Refuses what is compressed as a whole: it can only be read forward.
+async fn not_wrapped(storage: &dyn Storage, path: Option<&Path>, reading: &Reading) -> Result<()> {
+    let wrapper = match (&reading.format, path) {
+        (Some(name), _) => Wrapper::split(name).1,
+        (None, Some(path)) if path.is_file() => {
+            let head = ByteRange::new(0, storage.size().min(8));
+            Wrapper::of(&read_range(storage, "first bytes", head).await?)
+        }
+        (None, _) => None,
+    };
+    let Some(wrapper) = wrapper else {
+        return Ok(());
+    };
+    let what = format!(
+        "{} is {wrapper} data, which can only be read forward",
+        storage.identity()
+    );
+    let hint = "copy it onto a raw disk without --verify, or unpack it into a file first";
+    Err(Error::new(Kind::Unsupported, what).hint(hint))
 }
 
 /// What an image at `path` may open.

@@ -26,24 +26,19 @@ mod space;
 mod tables;
 mod write;
 
-use super::partial::{self, Finish};
+use super::draft::{self, Draft};
 use super::zeroing::Zeroer;
 use super::{Target, Untouched, Zeroing};
 use crate::buffer::Buffer;
-use crate::endpoint::{Identity, Limits, check_bounds};
+use crate::endpoint::{Identity, Limits};
 use crate::error::{Error, Kind, Result};
 use crate::extent::ByteRange;
 use crate::format::qcow2::geometry::Geometry;
 pub use crate::format::qcow2::header::Compression;
-use crate::sys::blocking;
-use crate::sys::disk::{Disk, Open};
-use crate::sys::queue::Queue;
 use async_trait::async_trait;
 use bytes::Bytes;
-use std::fs;
 use std::io;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
 use tables::Tables;
 use tokio::sync::Mutex;
 
@@ -83,14 +78,11 @@ impl Default for Qcow2Options {
 /// A qcow2 image that is written. See the [module](self).
 #[derive(Debug)]
 pub struct Qcow2Target {
-    queue: Queue,
+    draft: Draft,
     tables: Mutex<Tables>,
     zeroer: Zeroer,
     geometry: Geometry,
     options: Qcow2Options,
-    name: String,
-    finish: Finish,
-    finished: AtomicBool,
 }
 
 impl Qcow2Target {
@@ -100,26 +92,23 @@ impl Qcow2Target {
     /// `Usage` if there are no such images; [`Kind::Refused`] if something is there that may not
     /// be replaced; or the file cannot be made.
     pub async fn create(path: &Path, options: Qcow2Options) -> Result<Self> {
-        let name = path.display().to_string();
         let geometry = check(&options)?;
-        let owned = path.to_owned();
-        let opened = blocking(move || Ok(open(&owned, options))).await;
-        let failed = |error| Error::io(format!("create {name}"), error);
-        let (queue, finish) = opened.map_err(failed)??;
-        let tables = Tables::new(queue.clone(), geometry, options.size).await;
+        // Within a page, what goes past the page cache must not meet what goes through it.
+        let page = rustix::param::page_size() as u64;
+        let direct = options.cluster >= page.max(4096);
+        let draft = Draft::create(path, options.size, options.overwrite, direct).await?;
+        let tables = Tables::new(draft.queue().clone(), geometry, options.size).await;
+        let tables = tables.map_err(|error| draft.failed("create", 0, error))?;
         let target = Self {
-            tables: Mutex::new(tables.map_err(failed)?),
-            queue,
+            draft,
+            tables: Mutex::new(tables),
             zeroer: Zeroer::new(),
             geometry,
             options,
-            name,
-            finish,
-            finished: AtomicBool::new(false),
         };
         if options.preallocate {
             let made = target.preallocate().await;
-            made.map_err(|error| target.failed("create", 0, error))?;
+            made.map_err(|error| target.draft.failed("create", 0, error))?;
         }
         Ok(target)
     }
@@ -148,40 +137,23 @@ impl Qcow2Target {
         })
     }
 
-    fn cut(&self, doing: &str, range: ByteRange) -> Result<()> {
-        check_bounds(doing, &self.name, range, self.options.size)?;
-        let align = u64::from(self.limits().align);
-        let whole = |at: u64| at.is_multiple_of(align);
-        if whole(range.start) && (whole(range.end) || range.end == self.options.size) {
-            return Ok(());
-        }
-        let why = format!("{doing} {}: not aligned to {align} bytes", self.name);
-        Err(Error::new(Kind::Usage, why).at(range.start))
-    }
-
-    fn failed(&self, doing: &str, offset: u64, error: io::Error) -> Error {
-        let full = matches!(
-            error.kind(),
-            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
-        );
-        let error = Error::io(format!("{doing} {}", self.name), error).at(offset);
-        if full {
-            error.hint("make room on its file system and run the same command again")
-        } else {
-            error
+    fn align(&self) -> u32 {
+        match self.options.compression {
+            Some(_) => u32::try_from(self.options.cluster).unwrap_or(u32::MAX),
+            None => self.draft.queue().disk().align(),
         }
     }
 
     /// Tables first, the header when they are durable.
     async fn complete(&self) -> Result<()> {
-        let failed = |error| Error::io(format!("complete {}", self.name), error);
+        let failed = |error| self.draft.unfinished(error);
         let roots = self.tables.lock().await.finish().await.map_err(failed)?;
-        self.flush().await?;
+        self.draft.flush().await?;
         let header = header::bytes(&self.options, self.geometry, roots);
-        let header = header.map_err(|error| error.context(format!("complete {}", self.name)))?;
-        let header = Bytes::from(header);
-        self.queue.write(0, header).await.map_err(failed)?;
-        self.flush().await
+        let doing = || format!("complete {}", self.draft.name());
+        let header = Bytes::from(header.map_err(|error| error.context(doing()))?);
+        self.draft.queue().write(0, header).await.map_err(failed)?;
+        self.draft.flush().await
     }
 }
 
@@ -211,24 +183,6 @@ fn check(options: &Qcow2Options) -> Result<Geometry> {
     Ok(geometry)
 }
 
-/// Blocks.
-fn open(path: &Path, options: Qcow2Options) -> Result<(Queue, Finish)> {
-    let (fd, finish) = partial::create(path, options.overwrite)?;
-    // Within a page, what goes past the page cache must not meet what goes through it.
-    let page = rustix::param::page_size() as u64;
-    let how = Open {
-        write: true,
-        exclusive: false,
-        direct: options.cluster >= page.max(4096),
-    };
-    // A file has no direct reads to try before it has bytes.
-    let disk = rustix::fs::ftruncate(&fd, 1 << 20)
-        .map_err(io::Error::from)
-        .and_then(|()| Disk::from_fd(fd, &finish.partial, how))
-        .map_err(|error| Error::io(format!("create {}", path.display()), error))?;
-    Ok((Queue::new(disk), finish))
-}
-
 fn length(bytes: u64) -> usize {
     usize::try_from(bytes).unwrap_or(usize::MAX)
 }
@@ -240,25 +194,11 @@ impl Target for Qcow2Target {
     }
 
     fn limits(&self) -> Limits {
-        let align = match self.options.compression {
-            Some(_) => u32::try_from(self.options.cluster).unwrap_or(u32::MAX),
-            None => self.queue.disk().align(),
-        };
-        Limits {
-            align,
-            preferred: 1 << 20,
-            max: 32 << 20,
-            in_flight: 16,
-        }
+        draft::limits(self.align())
     }
 
     fn identity(&self) -> Identity {
-        let inode = self.queue.disk().stat().st_ino;
-        Identity {
-            id: format!("file:{}#{inode}", self.finish.path.display()),
-            size: self.options.size,
-            name: self.name.clone(),
-        }
+        self.draft.identity()
     }
 
     fn untouched(&self) -> Untouched {
@@ -267,42 +207,30 @@ impl Target for Qcow2Target {
 
     async fn write(&self, offset: u64, data: Bytes) -> Result<()> {
         let range = ByteRange::at(offset, data.len() as u64);
-        self.cut("write", range)?;
+        self.draft.cut("write", range, self.align())?;
         let stored = self.store(range, data).await;
-        stored.map_err(|error| self.failed("write", offset, error))
+        stored.map_err(|error| self.draft.failed("write", offset, error))
     }
 
     async fn zero(&self, range: ByteRange, zeroing: Zeroing) -> Result<()> {
-        self.cut("zero", range)?;
+        self.draft.cut("zero", range, self.align())?;
         let cleared = self.clear(range, zeroing).await;
-        cleared.map_err(|error| self.failed("zero", range.start, error))
+        cleared.map_err(|error| self.draft.failed("zero", range.start, error))
     }
 
     /// Of the data; the tables are durable when the image is complete, and worth nothing before.
     async fn flush(&self) -> Result<()> {
-        let synced = self.queue.run(Disk::sync).await;
-        synced.map_err(|error| Error::io(format!("flush {}", self.name), error))
+        self.draft.flush().await
     }
 
     async fn read_back(&self, offset: u64, buffer: Buffer) -> Result<Buffer> {
         let range = ByteRange::at(offset, buffer.len() as u64);
-        check_bounds("read back", &self.name, range, self.options.size)?;
+        self.draft.bounds("read back", range)?;
         self.load(range, buffer).await
     }
 
     async fn finalize(&self) -> Result<()> {
         self.complete().await?;
-        self.finish.clone().give_name(&self.name).await?;
-        self.finished.store(true, Ordering::Release);
-        Ok(())
-    }
-}
-
-impl Drop for Qcow2Target {
-    /// What is not an image yet will never be one.
-    fn drop(&mut self) {
-        if !self.finished.load(Ordering::Acquire) {
-            let _ = fs::remove_file(&self.finish.partial);
-        }
+        self.draft.give_name().await
     }
 }

@@ -41,7 +41,7 @@ impl Qcow2Target {
     /// Fills `buffer` with what the image holds in `range`.
     pub(super) async fn load(&self, range: ByteRange, mut buffer: Buffer) -> Result<Buffer> {
         let found = self.find(range).await;
-        let found = found.map_err(|error| self.failed("read back", range.start, error))?;
+        let found = found.map_err(|error| self.draft.failed("read back", range.start, error))?;
         for part in found.zero {
             place(&mut buffer, part, range.start).fill(0);
         }
@@ -82,9 +82,9 @@ impl Qcow2Target {
 
     async fn read_raw(&self, there: ByteRange) -> Result<Buffer> {
         let buffer = Buffer::unbudgeted(length(there.len()));
-        read_back(&self.queue, there, buffer)
+        read_back(self.draft.queue(), there, buffer)
             .await
-            .map_err(|error| self.failed("read back", there.start, error))
+            .map_err(|error| self.draft.failed("read back", there.start, error))
     }
 
     fn unpack(&self, packed: &[u8]) -> Result<Vec<u8>> {

@@ -84,7 +84,7 @@ impl Qcow2Target {
             }
         };
         for (host, bytes) in placed {
-            self.queue.write(host, bytes).await?;
+            self.draft.queue().write(host, bytes).await?;
         }
         Ok(())
     }
@@ -120,13 +120,12 @@ impl Qcow2Target {
             runs.push(host.saturating_add(skip), part);
         }
         drop(tables);
-        let methods = match zeroing {
-            Zeroing::Unmap => [Method::PunchHole, Method::Write],
-            Zeroing::Allocate => [Method::ZeroRange, Method::Write],
-        };
+        let methods = Method::of_file(zeroing);
         for (host, part) in runs.0 {
             let there = ByteRange::at(host, part.len());
-            self.zeroer.zero(&self.queue, there, &methods).await?;
+            self.zeroer
+                .zero(self.draft.queue(), there, &methods)
+                .await?;
         }
         Ok(())
     }

@@ -7,24 +7,21 @@
 
 mod head;
 
-use super::partial::{self, Finish};
+use super::draft::{self, Draft};
 use super::zeroing::{Method, Zeroer};
 use super::{Target, Untouched, Zeroing};
 use crate::buffer::Buffer;
 use crate::digest::is_zero;
-use crate::endpoint::{Identity, Limits, check_bounds};
+use crate::endpoint::{Identity, Limits};
 use crate::error::{Error, Kind, Result};
 use crate::extent::ByteRange;
 use crate::sys::blocking;
-use crate::sys::disk::{Disk, Open};
-use crate::sys::queue::Queue;
 use async_trait::async_trait;
 use bytes::Bytes;
 use head::Shape;
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::{self, Read};
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
 use tokio::sync::Mutex;
 
 /// §2.1: the largest disk.
@@ -45,14 +42,10 @@ pub struct VhdxOptions {
 /// A VHDX that is written. See the [module](self).
 #[derive(Debug)]
 pub struct VhdxTarget {
-    queue: Queue,
+    draft: Draft,
     blocks: Mutex<Blocks>,
     zeroer: Zeroer,
     shape: Shape,
-    size: u64,
-    name: String,
-    finish: Finish,
-    finished: AtomicBool,
 }
 
 /// Where the blocks are.
@@ -73,15 +66,11 @@ impl VhdxTarget {
     /// [`Kind::Refused`] if something is there that may not be replaced; the disk is larger than
     /// a VHDX can be; or the file cannot be made.
     pub async fn create(path: &Path, options: VhdxOptions) -> Result<Self> {
-        let name = path.display().to_string();
         if options.size > SIZE_MAX {
-            let what = format!("{name}: a VHDX holds 64 TiB at most");
+            let what = format!("{}: a VHDX holds 64 TiB at most", path.display());
             return Err(Error::new(Kind::Unsupported, what));
         }
-        let owned = path.to_owned();
-        let opened = blocking(move || Ok(open(&owned, options))).await;
-        let opened = opened.map_err(|error| Error::io(format!("create {name}"), error))?;
-        let (queue, finish) = opened?;
+        let draft = Draft::create(path, options.size, options.overwrite, true).await?;
         let shape = Shape::new(options.size);
         let blocks = Blocks {
             places: vec![0; usize::try_from(shape.blocks()).unwrap_or(0)],
@@ -89,14 +78,10 @@ impl VhdxTarget {
             length: 0,
         };
         Ok(Self {
-            queue,
+            draft,
             blocks: Mutex::new(blocks),
             zeroer: Zeroer::new(),
             shape,
-            size: options.size,
-            name,
-            finish,
-            finished: AtomicBool::new(false),
         })
     }
 
@@ -138,14 +123,9 @@ impl VhdxTarget {
         }
         if blocks.end > blocks.length {
             blocks.length = blocks.end.next_multiple_of(STEP);
-            self.set_length(blocks.length).await?;
+            self.draft.set_length(blocks.length).await?;
         }
         Ok(found)
-    }
-
-    async fn set_length(&self, length: u64) -> io::Result<()> {
-        let set = move |disk: &Disk| Ok(rustix::fs::ftruncate(disk.fd(), length)?);
-        self.queue.run(set).await
     }
 
     async fn store(&self, range: ByteRange, data: &Bytes) -> io::Result<()> {
@@ -156,7 +136,7 @@ impl VhdxTarget {
         let placed = self.place(range, |part| !is_zero(&slice(part))).await?;
         for (at, part) in placed {
             if let Some(at) = at {
-                self.queue.write(at, slice(part)).await?;
+                self.draft.queue().write(at, slice(part)).await?;
             }
         }
         Ok(())
@@ -164,14 +144,11 @@ impl VhdxTarget {
 
     async fn clear(&self, range: ByteRange, zeroing: Zeroing) -> io::Result<()> {
         let keep = zeroing == Zeroing::Allocate;
-        let methods = match zeroing {
-            Zeroing::Unmap => [Method::PunchHole, Method::Write],
-            Zeroing::Allocate => [Method::ZeroRange, Method::Write],
-        };
+        let (queue, methods) = (self.draft.queue(), Method::of_file(zeroing));
         for (at, part) in self.place(range, |_| keep).await? {
             if let Some(at) = at {
                 let there = ByteRange::at(at, part.len());
-                self.zeroer.zero(&self.queue, there, &methods).await?;
+                self.zeroer.zero(queue, there, &methods).await?;
             }
         }
         Ok(())
@@ -187,7 +164,7 @@ impl VhdxTarget {
                 Some(at) => {
                     let there = ByteRange::at(at, part.len());
                     let bytes = Buffer::unbudgeted(to.len());
-                    to.copy_from_slice(&super::read_back(&self.queue, there, bytes).await?);
+                    to.copy_from_slice(&super::read_back(self.draft.queue(), there, bytes).await?);
                 }
             }
         }
@@ -196,49 +173,23 @@ impl VhdxTarget {
 
     /// The table first, what leads to it when that is durable.
     async fn complete(&self) -> Result<()> {
-        let failed = |error| Error::io(format!("complete {}", self.name), error);
+        let (queue, failed) = (self.draft.queue(), |error| self.draft.unfinished(error));
         let blocks = self.blocks.lock().await;
         let table = Bytes::from(self.shape.table_bytes(&blocks.places));
         let at = Shape::table_at();
-        self.queue.write(at, table).await.map_err(failed)?;
-        self.set_length(blocks.end).await.map_err(failed)?;
+        queue.write(at, table).await.map_err(failed)?;
+        self.draft.set_length(blocks.end).await.map_err(failed)?;
         drop(blocks);
-        self.flush().await?;
+        self.draft.flush().await?;
         let ids = blocking(ids).await.map_err(failed)?;
         let head = Bytes::from(self.shape.head(ids));
-        self.queue.write(0, head).await.map_err(failed)?;
-        self.flush().await
+        queue.write(0, head).await.map_err(failed)?;
+        self.draft.flush().await
     }
 
-    fn cut(&self, doing: &str, range: ByteRange) -> Result<()> {
-        check_bounds(doing, &self.name, range, self.size)?;
-        let align = u64::from(self.queue.disk().align());
-        if range.start.is_multiple_of(align) {
-            return Ok(());
-        }
-        let why = format!("{doing} {}: not aligned to {align} bytes", self.name);
-        Err(Error::new(Kind::Usage, why).at(range.start))
+    fn align(&self) -> u32 {
+        self.draft.queue().disk().align()
     }
-
-    fn failed(&self, doing: &str, offset: u64, error: io::Error) -> Error {
-        Error::io(format!("{doing} {}", self.name), error).at(offset)
-    }
-}
-
-/// Blocks.
-fn open(path: &Path, options: VhdxOptions) -> Result<(Queue, Finish)> {
-    let (fd, finish) = partial::create(path, options.overwrite)?;
-    let how = Open {
-        write: true,
-        exclusive: false,
-        direct: true,
-    };
-    // A file has no direct reads to try before it has bytes.
-    let disk = rustix::fs::ftruncate(&fd, 1 << 20)
-        .map_err(io::Error::from)
-        .and_then(|()| Disk::from_fd(fd, &finish.partial, how))
-        .map_err(|error| Error::io(format!("create {}", path.display()), error))?;
-    Ok((Queue::new(disk), finish))
 }
 
 /// Names that no other file has. Blocks.
@@ -258,25 +209,15 @@ fn length(bytes: u64) -> usize {
 #[async_trait]
 impl Target for VhdxTarget {
     fn capacity(&self) -> Option<u64> {
-        Some(self.size)
+        Some(self.draft.identity().size)
     }
 
     fn limits(&self) -> Limits {
-        Limits {
-            align: self.queue.disk().align(),
-            preferred: 1 << 20,
-            max: 32 << 20,
-            in_flight: 16,
-        }
+        draft::limits(self.align())
     }
 
     fn identity(&self) -> Identity {
-        let inode = self.queue.disk().stat().st_ino;
-        Identity {
-            id: format!("file:{}#{inode}", self.finish.path.display()),
-            size: self.size,
-            name: self.name.clone(),
-        }
+        self.draft.identity()
     }
 
     fn untouched(&self) -> Untouched {
@@ -285,43 +226,31 @@ impl Target for VhdxTarget {
 
     async fn write(&self, offset: u64, data: Bytes) -> Result<()> {
         let range = ByteRange::at(offset, data.len() as u64);
-        self.cut("write", range)?;
+        self.draft.cut("write", range, self.align())?;
         let stored = self.store(range, &data).await;
-        stored.map_err(|error| self.failed("write", offset, error))
+        stored.map_err(|error| self.draft.failed("write", offset, error))
     }
 
     async fn zero(&self, range: ByteRange, zeroing: Zeroing) -> Result<()> {
-        self.cut("zero", range)?;
+        self.draft.cut("zero", range, self.align())?;
         let cleared = self.clear(range, zeroing).await;
-        cleared.map_err(|error| self.failed("zero", range.start, error))
+        cleared.map_err(|error| self.draft.failed("zero", range.start, error))
     }
 
     /// Of the data; the table is durable when the image is complete, and worth nothing before.
     async fn flush(&self) -> Result<()> {
-        let synced = self.queue.run(Disk::sync).await;
-        synced.map_err(|error| Error::io(format!("flush {}", self.name), error))
+        self.draft.flush().await
     }
 
     async fn read_back(&self, offset: u64, buffer: Buffer) -> Result<Buffer> {
         let range = ByteRange::at(offset, buffer.len() as u64);
-        check_bounds("read back", &self.name, range, self.size)?;
+        self.draft.bounds("read back", range)?;
         let loaded = self.load(range, buffer).await;
-        loaded.map_err(|error| self.failed("read back", offset, error))
+        loaded.map_err(|error| self.draft.failed("read back", offset, error))
     }
 
     async fn finalize(&self) -> Result<()> {
         self.complete().await?;
-        self.finish.clone().give_name(&self.name).await?;
-        self.finished.store(true, Ordering::Release);
-        Ok(())
-    }
-}
-
-impl Drop for VhdxTarget {
-    /// What is not an image yet will never be one.
-    fn drop(&mut self) {
-        if !self.finished.load(Ordering::Acquire) {
-            let _ = fs::remove_file(&self.finish.partial);
-        }
+        self.draft.give_name().await
     }
 }

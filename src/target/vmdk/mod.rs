@@ -3,37 +3,31 @@
 //! Grains of 64 KiB are compressed by all processors as they come, and appended in the order of the
 //! disk (`turn.rs`), so that the file can be read forward from its start. It gets its
 //! name when it is whole and durable; there is no journal of it.
-//!
-//! ```text
-//!  layout.rs  bytes as the specification draws them      no logic
-//!  stream.rs  grains → the bytes of an extent            pure
-//! ```
+//! `stream.rs` turns grains into the bytes of an extent; pure.
 
-mod layout;
 mod stream;
 
-use super::partial::{self, Finish};
+use super::draft::{self, Draft};
 use super::turn::Turns;
 use super::{Target, Zeroing};
 use crate::buffer::Buffer;
 use crate::digest::is_zero;
-use crate::endpoint::{Identity, Limits, check_bounds};
+use crate::endpoint::{Identity, Limits};
 use crate::error::{Error, Kind, Result};
 use crate::extent::ByteRange;
-use crate::sys::disk::{Disk, Open};
-use crate::sys::queue::Queue;
-use crate::sys::{blocking, computing};
+use crate::sys::computing;
 use async_trait::async_trait;
 use bytes::Bytes;
 use libdeflater::{CompressionLvl, Compressor};
 use std::cell::RefCell;
-use std::fs;
 use std::io;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
 use stream::{GRAIN, Stream};
 use tokio::sync::Mutex;
+
+/// Requests are of whole grains, in bytes.
+const ALIGN: u32 = 64 << 10;
 
 /// Bytes that are gathered before they are written.
 const GATHER: usize = 1 << 20;
@@ -50,13 +44,10 @@ pub struct VmdkOptions {
 /// A stream-optimized VMDK that is written. See the [module](self).
 #[derive(Debug)]
 pub struct VmdkTarget {
-    queue: Queue,
+    draft: Draft,
     stream: Mutex<Stream>,
     turns: Turns,
     size: u64,
-    name: String,
-    finish: Finish,
-    finished: AtomicBool,
 }
 
 thread_local! {
@@ -71,38 +62,20 @@ impl VmdkTarget {
     /// [`Kind::Refused`] if something is there that may not be replaced; or the file cannot be
     /// made.
     pub async fn create(path: &Path, options: VmdkOptions) -> Result<Self> {
-        let name = path.display().to_string();
-        let owned = path.to_owned();
-        let opened = blocking(move || Ok(open(&owned, options))).await;
-        let (queue, finish) =
-            opened.map_err(|error| Error::io(format!("create {name}"), error))??;
-        let file = finish.path.file_name().unwrap_or_default();
-        let stream = Stream::new(options.size, &file.to_string_lossy(), content_id());
+        // Grains end at any sector: what is written is never whole pages.
+        let draft = Draft::create(path, options.size, options.overwrite, false).await?;
+        let stream = Stream::new(options.size, &draft.file_name(), content_id());
         Ok(Self {
-            queue,
+            draft,
             stream: Mutex::new(stream),
             turns: Turns::new(),
             size: options.size,
-            name,
-            finish,
-            finished: AtomicBool::new(false),
         })
     }
 
     fn failed(&self, doing: &str, offset: u64, error: io::Error) -> Error {
-        let error = Error::io(format!("{doing} {}", self.name), error);
         // What comes after it cannot be written any more.
-        error.at(offset).with_kind(Kind::Io)
-    }
-
-    fn cut(&self, doing: &str, range: ByteRange) -> Result<()> {
-        check_bounds(doing, &self.name, range, self.size)?;
-        let whole = |at: u64| at.is_multiple_of(GRAIN);
-        if whole(range.start) && (whole(range.end) || range.end == self.size) {
-            return Ok(());
-        }
-        let why = format!("{doing} {}: not whole grains", self.name);
-        Err(Error::new(Kind::Usage, why).at(range.start))
+        self.draft.failed(doing, offset, error).with_kind(Kind::Io)
     }
 
     /// Appends what `put` puts, when it is the turn of `range`.
@@ -111,14 +84,14 @@ impl VmdkTarget {
         range: ByteRange,
         put: impl FnOnce(&mut Stream) -> io::Result<()> + Send,
     ) -> Result<()> {
-        let doing = format!("write {}", self.name);
+        let doing = format!("write {}", self.draft.name());
         let turn = self.turns.wait(&doing, range.start).await?;
         let mut stream = self.stream.lock().await;
         let failed = |error| self.failed("write", range.start, error);
         put(&mut stream).map_err(failed)?;
         if stream.len() >= GATHER {
             let (at, bytes) = stream.take();
-            let written = self.queue.write(at, Bytes::from(bytes)).await;
+            let written = self.draft.queue().write(at, Bytes::from(bytes)).await;
             written.map_err(failed)?;
         }
         drop(stream);
@@ -128,36 +101,20 @@ impl VmdkTarget {
 
     async fn complete(&self) -> Result<()> {
         if self.turns.reached() != Some(self.size) {
-            let why = format!("complete {}: not all of the disk was written", self.name);
+            let name = self.draft.name();
+            let why = format!("complete {name}: not all of the disk was written");
             return Err(Error::new(Kind::Io, why));
         }
         let mut stream = self.stream.lock().await;
-        let failed = |error| Error::io(format!("complete {}", self.name), error);
+        let failed = |error| self.draft.unfinished(error);
         stream.finish().map_err(failed)?;
         let (at, bytes) = stream.take();
         let end = at.saturating_add(bytes.len() as u64);
-        self.queue
-            .write(at, Bytes::from(bytes))
-            .await
-            .map_err(failed)?;
-        let cut = move |disk: &Disk| Ok(rustix::fs::ftruncate(disk.fd(), end)?);
-        self.queue.run(cut).await.map_err(failed)?;
-        self.flush().await
+        let written = self.draft.queue().write(at, Bytes::from(bytes)).await;
+        written.map_err(failed)?;
+        self.draft.set_length(end).await.map_err(failed)?;
+        self.draft.flush().await
     }
-}
-
-/// Blocks.
-fn open(path: &Path, options: VmdkOptions) -> Result<(Queue, Finish)> {
-    let (fd, finish) = partial::create(path, options.overwrite)?;
-    // Grains end at any sector: what is written is never whole pages.
-    let how = Open {
-        write: true,
-        exclusive: false,
-        direct: false,
-    };
-    let disk = Disk::from_fd(fd, &finish.partial, how)
-        .map_err(|error| Error::io(format!("create {}", path.display()), error))?;
-    Ok((Queue::new(disk), finish))
 }
 
 /// Tells one content from another, to those who compare it with the one that they know.
@@ -199,26 +156,16 @@ impl Target for VmdkTarget {
     }
 
     fn limits(&self) -> Limits {
-        Limits {
-            align: 64 << 10,
-            preferred: 1 << 20,
-            max: 32 << 20,
-            in_flight: 16,
-        }
+        draft::limits(ALIGN)
     }
 
     fn identity(&self) -> Identity {
-        let inode = self.queue.disk().stat().st_ino;
-        Identity {
-            id: format!("file:{}#{inode}", self.finish.path.display()),
-            size: self.size,
-            name: self.name.clone(),
-        }
+        self.draft.identity()
     }
 
     async fn write(&self, offset: u64, data: Bytes) -> Result<()> {
         let range = ByteRange::at(offset, data.len() as u64);
-        self.cut("write", range)?;
+        self.draft.cut("write", range, ALIGN)?;
         let packed = computing(move || pack(offset, &data)).await?;
         let packed = packed.map_err(|error| self.failed("compress for", offset, error))?;
         self.append(range, move |stream| {
@@ -230,14 +177,13 @@ impl Target for VmdkTarget {
 
     /// What is left out is zero, whatever is said of its space.
     async fn zero(&self, range: ByteRange, _zeroing: Zeroing) -> Result<()> {
-        self.cut("zero", range)?;
+        self.draft.cut("zero", range, ALIGN)?;
         self.append(range, |stream| stream.zero_until(range.end))
             .await
     }
 
     async fn flush(&self) -> Result<()> {
-        let synced = self.queue.run(Disk::sync).await;
-        synced.map_err(|error| Error::io(format!("flush {}", self.name), error))
+        self.draft.flush().await
     }
 
     fn can_read_back(&self) -> bool {
@@ -245,23 +191,12 @@ impl Target for VmdkTarget {
     }
 
     async fn read_back(&self, offset: u64, _buffer: Buffer) -> Result<Buffer> {
-        let why = format!("read back {}", self.name);
+        let why = format!("read back {}", self.draft.name());
         Err(Error::new(Kind::Unsupported, why).at(offset))
     }
 
     async fn finalize(&self) -> Result<()> {
         self.complete().await?;
-        self.finish.clone().give_name(&self.name).await?;
-        self.finished.store(true, Ordering::Release);
-        Ok(())
-    }
-}
-
-impl Drop for VmdkTarget {
-    /// What is not an image yet will never be one.
-    fn drop(&mut self) {
-        if !self.finished.load(Ordering::Acquire) {
-            let _ = fs::remove_file(&self.finish.partial);
-        }
+        self.draft.give_name().await
     }
 }

@@ -4,7 +4,10 @@
 //! with its place comes last: whoever reads such a file forward meets everything before it is
 //! referred to. What is kept is one table, and four bytes a table.
 
-use super::layout::{DIRECTORY_AT_END, FLAGS, GRAINS, GrainMarker, Header, Marker, SECTOR, marker};
+use crate::format::vmdk::layout::{
+    DEFLATE, DIRECTORY_AT_END, GrainMarker, HOSTED_MAGIC, HostedHeader, Marker, SECTOR, flags,
+    marker,
+};
 use std::io;
 use zerocopy::IntoBytes;
 
@@ -16,6 +19,12 @@ const OVERHEAD: u64 = 128;
 
 /// Sectors of the descriptor.
 const DESCRIPTOR: u64 = 20;
+
+/// Entries of a grain table.
+const GRAINS: u32 = 512;
+
+/// Newlines can be checked, grains are compressed, and each has a marker.
+const FLAGS: u32 = flags::NEWLINES | flags::COMPRESSED | flags::MARKERS;
 
 /// Guest bytes of a grain table.
 const TABLE: u64 = GRAIN * 512;
@@ -129,12 +138,12 @@ impl Stream {
 
     fn marker(&mut self, kind: u32, sectors: u64) {
         let marker = Marker {
-            sectors: sectors.into(),
+            value: sectors.into(),
             size: 0.into(),
             kind: kind.into(),
-            pad: [0; 496],
         };
         self.out.extend(marker.as_bytes());
+        self.fill_up(SECTOR);
     }
 
     fn entries(&mut self, entries: &[u32]) {
@@ -162,9 +171,9 @@ fn sectors(entries: usize) -> u64 {
     (entries as u64).saturating_mul(4).div_ceil(SECTOR)
 }
 
-fn header(capacity: u64, directory: u64) -> Header {
-    Header {
-        magic: *b"KDMV",
+fn header(capacity: u64, directory: u64) -> HostedHeader {
+    HostedHeader {
+        magic: HOSTED_MAGIC,
         version: 3.into(),
         flags: FLAGS.into(),
         capacity: capacity.into(),
@@ -177,7 +186,7 @@ fn header(capacity: u64, directory: u64) -> Header {
         overhead: OVERHEAD.into(),
         unclean_shutdown: 0,
         newlines: *b"\n \r\n",
-        compress_algorithm: 1.into(),
+        compress_algorithm: DEFLATE.into(),
         pad: [0; 433],
     }
 }

@@ -4,6 +4,8 @@
 //! cannot make is made by hand (`testkit`) and read by a reader that others wrote.
 
 mod corpus;
+mod hostile;
+mod ova;
 mod policy;
 mod vdi;
 mod vhd;

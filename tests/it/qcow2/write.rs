@@ -222,7 +222,7 @@ fn what_cannot_be_written_is_refused_before_anything_is_there() {
             1,
             "delta",
         ),
-        ("disk image -O vpc", 1, "vpc"),
+        ("disk image -O vdi", 1, "vdi"),
     ] {
         let args = ["copy"].into_iter().chain(args.split(' '));
         room.diskferry(args).fails(code, &[said]);

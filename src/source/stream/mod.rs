@@ -1,0 +1,90 @@
+//! Disks that come once, in order: from a pipe, out of a compressed file, out of an archive.
+//!
+//! Not [`Source`](super::Source)s: there is no offset to ask for.
+//!
+//! ```text
+//!  unwrap.rs  what is compressed as a whole, unpacked as it comes
+//!  ova.rs     the disk of an OVA that comes as a stream
+//!  inside.rs  what a stream turns out to be
+//! ```
+
+mod inside;
+mod ova;
+mod unwrap;
+
+pub use inside::{Belief, Inside, Look, inside, is_wrapped};
+pub use unwrap::Unwrap;
+
+use crate::buffer::Buffer;
+use crate::error::Result;
+use async_trait::async_trait;
+use bytes::Bytes;
+use std::fmt;
+
+/// Bytes that come once, in order, until they end.
+///
+/// # Contract
+///
+/// * [`next`](Self::next) fills the buffer, and gives fewer bytes only where the stream ends.
+/// * It says that the stream ended only if it ended well: what is cut off is an error.
+/// * An error is for good: a stream cannot go back.
+#[async_trait]
+pub trait ByteStream: fmt::Debug + Send {
+    /// How people know it.
+    fn name(&self) -> &str;
+
+    /// The next bytes: as many as `buffer` holds, fewer only where the stream ends, `None` after.
+    ///
+    /// # Errors
+    /// The stream cannot be read, or is not what it should be.
+    async fn next(&mut self, buffer: Buffer) -> Result<Option<Buffer>>;
+}
+
+/// A stream whose first bytes were looked at.
+#[derive(Debug)]
+struct Peeked {
+    /// What was read and not given yet.
+    head: Bytes,
+    rest: Box<dyn ByteStream>,
+}
+
+impl Peeked {
+    /// Looks at up to `len` bytes of `stream`.
+    async fn new(mut stream: Box<dyn ByteStream>, len: usize) -> Result<Self> {
+        let head = stream.next(Buffer::unbudgeted(len)).await?;
+        Ok(Self {
+            head: head.map(Buffer::freeze).unwrap_or_default(),
+            rest: stream,
+        })
+    }
+}
+
+#[async_trait]
+impl ByteStream for Peeked {
+    fn name(&self) -> &str {
+        self.rest.name()
+    }
+
+    async fn next(&mut self, mut buffer: Buffer) -> Result<Option<Buffer>> {
+        if self.head.is_empty() {
+            return self.rest.next(buffer).await;
+        }
+        let wanted = buffer.len();
+        let known = self.head.split_to(self.head.len().min(wanted));
+        let more = match wanted.saturating_sub(known.len()) {
+            0 => None,
+            len => self.rest.next(Buffer::unbudgeted(len)).await?,
+        };
+        let more = more.as_deref().unwrap_or_default();
+        let bytes = known.iter().chain(more);
+        let filled = buffer
+            .iter_mut()
+            .zip(bytes)
+            .fold(0usize, |count, (to, from)| {
+                *to = *from;
+                count.saturating_add(1)
+            });
+        buffer.truncate(filled);
+        Ok(Some(buffer))
+    }
+}

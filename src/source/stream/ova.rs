@@ -1,0 +1,192 @@
+//! The disk of an OVA that comes as a stream: the descriptor first, then files, one of which it is.
+//!
+//! All of it is read to its end, so a manifest is always compared with the disk, wherever it comes.
+
+use super::ByteStream;
+use crate::buffer::Buffer;
+use crate::error::{Error, Result};
+use crate::format::ova::{
+    self, BLOCK, Digests, Fault, Next, Sum, TEXT_MAX, Walk, is_descriptor, is_manifest, padded,
+};
+use async_trait::async_trait;
+
+/// Bytes that are passed over at a time.
+const PIECE: u64 = 1 << 20;
+
+/// The bytes of one file of an OVA.
+#[derive(Debug)]
+pub(super) struct OvaStream {
+    tar: Tar,
+    name: String,
+    /// Bytes of the file.
+    size: u64,
+    /// Those that were not given yet.
+    left: u64,
+    digests: Option<Digests>,
+    sums: Option<Vec<Sum>>,
+}
+
+/// A tar file on its way.
+#[derive(Debug)]
+struct Tar {
+    input: Box<dyn ByteStream>,
+    walk: Walk,
+}
+
+impl OvaStream {
+    /// Reads as far as the disk that is wanted; the only one, if none is named.
+    pub(super) async fn open(input: Box<dyn ByteStream>, wanted: Option<&str>) -> Result<Self> {
+        let walk = Walk::default();
+        let mut tar = Tar { input, walk };
+        let first = tar.next().await?;
+        let first = first.filter(|member| is_descriptor(&member.name));
+        let first = first.ok_or_else(|| tar.failed(Fault::NoDescriptor))?;
+        let text = tar.text(first.size).await?;
+        let disks = ova::disks(&text).map_err(|fault| tar.failed(fault))?;
+        let disk = ova::choose(&disks, wanted).map_err(|fault| tar.failed(fault))?;
+        let file = disk.file.clone().unwrap_or_default();
+        if file.chunked {
+            return Err(tar.failed(Fault::Chunked(file.href)));
+        }
+        let mut sums = None;
+        loop {
+            let Some(member) = tar.next().await? else {
+                return Err(tar.failed(Fault::Missing(file.href)));
+            };
+            if member.name == file.href {
+                let sum = find(sums.as_deref(), &file.href);
+                return Ok(Self {
+                    digests: Some(Digests::of(sum)),
+                    tar,
+                    name: file.href,
+                    size: member.size,
+                    left: member.size,
+                    sums,
+                });
+            }
+            match is_manifest(&member.name) {
+                true => sums = Some(tar.manifest(member.size).await?),
+                false => tar.pass(padded(member.size)).await?,
+            }
+        }
+    }
+
+    /// Reads what is after the disk, and compares it with the manifest.
+    async fn settle(&mut self, digests: Digests) -> Result<()> {
+        let padding = padded(self.size).saturating_sub(self.size);
+        self.tar.pass(padding).await?;
+        while let Some(member) = self.tar.next().await? {
+            match is_manifest(&member.name) && self.sums.is_none() {
+                true => self.sums = Some(self.tar.manifest(member.size).await?),
+                false => self.tar.pass(padded(member.size)).await?,
+            }
+        }
+        let piece = usize::try_from(PIECE).unwrap_or(usize::MAX);
+        while self
+            .tar
+            .input
+            .next(Buffer::unbudgeted(piece))
+            .await?
+            .is_some()
+        {}
+        match find(self.sums.as_deref(), &self.name) {
+            Some(sum) => digests.check(sum).map_err(|fault| self.tar.failed(fault)),
+            None => Ok(()),
+        }
+    }
+}
+
+fn find<'a>(sums: Option<&'a [Sum]>, name: &str) -> Option<&'a Sum> {
+    sums.and_then(|sums| sums.iter().find(|sum| sum.name == name))
+}
+
+impl Tar {
+    fn failed(&self, fault: Fault) -> Error {
+        fault.while_doing(format!("read {} as an OVA", self.input.name()))
+    }
+
+    /// The next member; `None` at the end.
+    async fn next(&mut self) -> Result<Option<ova::Member>> {
+        loop {
+            let block = self.input.next(Buffer::unbudgeted(length(BLOCK))).await?;
+            let Some(block) = block else { return Ok(None) };
+            let next = self.walk.header(&block);
+            match next.map_err(|fault| self.failed(fault))? {
+                Next::End => return Ok(None),
+                Next::Header => {}
+                Next::File(member) => return Ok(Some(member)),
+                Next::Extra(len) => {
+                    let bytes = self.exactly(len).await?;
+                    let taken = self.walk.extra(&bytes);
+                    taken.map_err(|fault| self.failed(fault))?;
+                    self.pass(padded(len).saturating_sub(len)).await?;
+                }
+            }
+        }
+    }
+
+    /// Bytes that must be there.
+    async fn exactly(&mut self, len: u64) -> Result<Buffer> {
+        let bytes = self.input.next(Buffer::unbudgeted(length(len))).await?;
+        let bytes = bytes.unwrap_or(Buffer::unbudgeted(0));
+        match bytes.len() == length(len) {
+            true => Ok(bytes),
+            false => Err(self.failed(Fault::Short)),
+        }
+    }
+
+    /// The content of a small member, and what fills it up.
+    async fn text(&mut self, size: u64) -> Result<Buffer> {
+        if size > TEXT_MAX {
+            return Err(self.failed(Fault::Descriptor(format!("{size} bytes"))));
+        }
+        let bytes = self.exactly(size).await?;
+        self.pass(padded(size).saturating_sub(size)).await?;
+        Ok(bytes)
+    }
+
+    async fn manifest(&mut self, size: u64) -> Result<Vec<Sum>> {
+        let text = self.text(size).await?;
+        ova::manifest(&text).map_err(|fault| self.failed(fault))
+    }
+
+    async fn pass(&mut self, len: u64) -> Result<()> {
+        let mut left = len;
+        while left > 0 {
+            let piece = left.min(PIECE);
+            self.exactly(piece).await?;
+            left = left.saturating_sub(piece);
+        }
+        Ok(())
+    }
+}
+
+fn length(bytes: u64) -> usize {
+    usize::try_from(bytes).unwrap_or(usize::MAX)
+}
+
+#[async_trait]
+impl ByteStream for OvaStream {
+    fn name(&self) -> &str {
+        self.tar.input.name()
+    }
+
+    async fn next(&mut self, mut buffer: Buffer) -> Result<Option<Buffer>> {
+        if self.left == 0 {
+            if let Some(digests) = self.digests.take() {
+                self.settle(digests).await?;
+            }
+            return Ok(None);
+        }
+        buffer.truncate(length(self.left));
+        let wanted = buffer.len();
+        let bytes = self.tar.input.next(buffer).await?;
+        let bytes = bytes.filter(|bytes| bytes.len() == wanted);
+        let bytes = bytes.ok_or_else(|| self.tar.failed(Fault::Short))?;
+        self.left = self.left.saturating_sub(u64::try_from(wanted).unwrap_or(0));
+        if let Some(digests) = &mut self.digests {
+            digests.update(&bytes);
+        }
+        Ok(Some(bytes))
+    }
+}

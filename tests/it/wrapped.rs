@@ -1,0 +1,178 @@
+//! Disks in files that are compressed as a whole: by the tools that make them, read forward.
+
+use super::formats::{convert, mixed_disk};
+use crate::rig::{LoopDevice, Outcome, Room, Running, assert_same_bytes, run, scrambled_disk};
+use std::fs::{self, File};
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::process::Command;
+
+/// How each wrapper is made and called.
+const TOOLS: [(&str, &[&str]); 3] = [
+    ("gz", &["gzip", "-k"]),
+    ("xz", &["xz", "-k", "-1"]),
+    ("zst", &["zstd", "-q", "-k"]),
+];
+
+fn pack(room: &Room, tool: &[&str], name: &str) {
+    let path = room.path(name).display().to_string();
+    let words: Vec<_> = tool[1..].iter().copied().chain([path.as_str()]).collect();
+    run(tool[0], words);
+}
+
+/// Runs `script` with the program and `args` as its words.
+fn by_shell(room: &Room, script: &str, args: &[&str]) -> Outcome {
+    let command = room.command(args);
+    let mut shell = Command::new("bash");
+    shell.args(["-c", script, "-"]).arg(command.get_program());
+    shell.args(command.get_args()).current_dir(room.path("."));
+    shell.env("XDG_STATE_HOME", room.state());
+    Running::start(shell).wait()
+}
+
+/// `diskferry` with the file `input` as a pipe on its standard input.
+fn piped(room: &Room, input: &str, args: &[&str]) -> Outcome {
+    by_shell(room, &format!("cat {input} | \"$@\""), args)
+}
+
+#[test]
+fn a_packed_disk_is_copied_from_a_file_and_from_a_pipe_with_its_holes() {
+    let room = Room::new();
+    mixed_disk(&room.path("disk.raw"), (9 << 20) + 777, 3);
+    let whole = fs::metadata(room.path("disk.raw")).unwrap();
+    for (name, tool) in TOOLS {
+        pack(&room, tool, "disk.raw");
+        let packed = format!("disk.raw.{name}");
+        room.diskferry(["copy", &packed, "copied"]).ok();
+        assert_same_bytes(&room.path("disk.raw"), &room.path("copied"));
+        let copied = fs::metadata(room.path("copied")).unwrap();
+        assert!(copied.blocks() < whole.size() / 512 - 2048, "{name}: holes");
+        for format in [name.to_owned(), format!("raw.{name}")] {
+            piped(
+                &room,
+                &packed,
+                &["copy", "-f", &format, "-", "copied", "--overwrite"],
+            )
+            .ok();
+            assert_same_bytes(&room.path("disk.raw"), &room.path("copied"));
+        }
+        // Without a word, the bytes of a pipe are those of a disk.
+        let doubted = piped(&room, &packed, &["copy", "-", "copied", "--overwrite"]);
+        doubted.fails(4, &["-f raw"]);
+        piped(
+            &room,
+            &packed,
+            &["copy", "-f", "raw", "-", "copied", "--overwrite"],
+        )
+        .ok();
+        assert_same_bytes(&room.path(&packed), &room.path("copied"));
+        fs::remove_file(room.path("copied")).unwrap();
+    }
+}
+
+#[test]
+fn a_packed_disk_lands_on_a_device_that_held_something_else_or_does_not_fit() {
+    let room = Room::new();
+    let disk = room.path("disk.raw");
+    mixed_disk(&disk, 9 << 20, 4);
+    pack(&room, TOOLS[2].1, "disk.raw");
+    scrambled_disk(&room.path("lun"), 16 << 20);
+    let lun = LoopDevice::over(&room.path("lun"), 512);
+    let device = lun.path().display().to_string();
+    room.diskferry(["copy", "disk.raw.zst", &device]).ok();
+    room.diskferry(["compare", "disk.raw", &device]).exits(3);
+    let mut bytes = vec![0; 9 << 20];
+    File::open(lun.path())
+        .unwrap()
+        .read_exact_at(&mut bytes, 0)
+        .unwrap();
+    assert!(bytes == fs::read(&disk).unwrap());
+    drop(lun);
+    let small = LoopDevice::new(4 << 20, 512);
+    let device = small.path().display().to_string();
+    room.diskferry(["copy", "disk.raw.zst", &device])
+        .fails(4, &["longer than the target, which has 4194304 bytes"]);
+}
+
+#[test]
+fn what_is_cut_off_or_damaged_is_an_error_and_leaves_nothing() {
+    let room = Room::new();
+    mixed_disk(&room.path("disk.raw"), 3 << 20, 5);
+    for (name, tool) in TOOLS {
+        pack(&room, tool, "disk.raw");
+        let packed = format!("disk.raw.{name}");
+        let bytes = fs::read(room.path(&packed)).unwrap();
+        for end in [20, bytes.len() / 2, bytes.len() - 1] {
+            fs::write(room.path("cut"), &bytes[..end]).unwrap();
+            room.diskferry(["copy", "cut", "copied"])
+                .fails(1, &["cut", "cut off"]);
+            assert!(!room.path("copied").exists());
+            let left = fs::read_dir(room.path(".")).unwrap();
+            let left = left.filter(|entry| {
+                let name = entry.as_ref().unwrap().file_name();
+                name.to_string_lossy().ends_with(".partial")
+            });
+            assert_eq!(left.count(), 0, "{name} {end}");
+        }
+        let mut damaged = bytes.clone();
+        let middle = damaged.len() / 2;
+        damaged[middle..middle + 8].fill(0x5a);
+        fs::write(room.path("damaged"), damaged).unwrap();
+        room.diskferry(["copy", "damaged", "copied"])
+            .fails(1, &["damaged", "unpack"]);
+    }
+}
+
+#[test]
+fn members_one_after_the_other_and_wrappers_in_each_other_are_one_disk() {
+    let room = Room::new();
+    mixed_disk(&room.path("disk.raw"), 4 << 20, 6);
+    let bytes = fs::read(room.path("disk.raw")).unwrap();
+    for (name, tool) in TOOLS {
+        let mut all = Vec::new();
+        for (part, bytes) in bytes.chunks(1500 << 10).enumerate() {
+            let part = format!("part{part}");
+            fs::write(room.path(&part), bytes).unwrap();
+            pack(&room, tool, &part);
+            all.extend(fs::read(room.path(&format!("{part}.{name}"))).unwrap());
+            fs::remove_file(room.path(&format!("{part}.{name}"))).unwrap();
+        }
+        fs::write(room.path("packed"), all).unwrap();
+        pack(&room, &["gzip", "-k", "-f"], "packed");
+        for packed in ["packed", "packed.gz"] {
+            room.diskferry(["copy", packed, "copied", "--overwrite"])
+                .ok();
+            assert_same_bytes(&room.path("disk.raw"), &room.path("copied"));
+        }
+    }
+}
+
+#[test]
+fn a_packed_stream_optimized_vmdk_is_read_forward() {
+    let room = Room::new();
+    mixed_disk(&room.path("disk.raw"), 9 << 20, 7);
+    convert(
+        &room,
+        "vmdk",
+        &["-o", "subformat=streamOptimized"],
+        "disk.raw",
+        "disk.vmdk",
+    );
+    pack(&room, TOOLS[0].1, "disk.vmdk");
+    room.diskferry(["copy", "disk.vmdk.gz", "copied"]).ok();
+    assert_same_bytes(&room.path("disk.raw"), &room.path("copied"));
+    let args = ["copy", "-f", "vmdk.gz", "-", "copied", "--overwrite"];
+    piped(&room, "disk.vmdk.gz", &args).ok();
+    assert_same_bytes(&room.path("disk.raw"), &room.path("copied"));
+}
+
+#[test]
+fn a_bomb_takes_little_memory() {
+    let room = Room::new();
+    let zeroes = File::create(room.path("zeroes")).unwrap();
+    zeroes.set_len(1 << 30).unwrap();
+    pack(&room, TOOLS[2].1, "zeroes");
+    let script = "ulimit -v 1500000; exec \"$@\"";
+    by_shell(&room, script, &["copy", "zeroes.zst", "copied"]).ok();
+    let copied = fs::metadata(room.path("copied")).unwrap();
+    assert_eq!((copied.size(), copied.blocks()), (1 << 30, 0));
+}
