@@ -14,6 +14,10 @@ pub(super) struct MakingOptions {
     #[arg(short = 'O', long, value_name = "FORMAT")]
     target_format: Option<String>,
 
+    /// Write into the raw file or device that is there, and make none
+    #[arg(short = 'n', long)]
+    no_create: bool,
+
     /// Compress every cluster of the image
     #[arg(long, value_name = "HOW")]
     compress: Option<Compress>,
@@ -67,9 +71,16 @@ impl MakingOptions {
             }),
             cluster: self.cluster_size,
             preallocate: self.preallocation == Preallocation::Metadata,
+            existing: self.no_create,
         };
+        if self.no_create && format != ImageFormat::Raw {
+            let what = "images are written anew, and not into one that is there";
+            let error = Error::new(Kind::Unsupported, what);
+            return Err(error.hint("let qemu-nbd write it: [ qemu-nbd -f FORMAT FILE ]"));
+        }
         let plain = Making {
             format,
+            existing: self.no_create,
             ..Making::default()
         };
         if format != ImageFormat::Qcow2 && making != plain {

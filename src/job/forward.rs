@@ -54,6 +54,7 @@ pub(super) async fn run(
     let how = How {
         overwrite: options.overwrite,
         size: Some(size),
+        making: options.making.clone(),
         ..How::default()
     };
     let target = open::target(&options.target, &options.tuning, &how, &context.counters).await?;

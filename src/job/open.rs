@@ -425,18 +425,36 @@ async fn path_target(path: &Path, how: &How) -> Result<Arc<dyn Target>> {
                 path.display().to_string(),
             )))
         }
-        _ => {
+        found => {
+            let existing = how.making.existing;
+            if existing {
+                must_hold(path, found.is_ok(), how.size.unwrap_or(0))?;
+            }
             let file = FileOptions {
                 size: how.size.unwrap_or(0),
-                grows: how.size.is_none(),
+                grows: how.size.is_none() && !existing,
                 overwrite,
-                in_place: how.whole,
+                in_place: how.whole || existing,
                 resuming: how.resuming && !how.whole,
                 ..FileOptions::default()
             };
             Ok(Arc::new(FileTarget::open(path, file).await?))
         }
     }
+}
+
+/// Checks that the file that is to be written in place is there and large enough.
+fn must_hold(path: &Path, is_there: bool, size: u64) -> Result<()> {
+    let found = fs::metadata(path).map_or(0, |meta| meta.len());
+    if is_there && found >= size {
+        return Ok(());
+    }
+    let path = path.display();
+    let what = match is_there {
+        true => format!("{path} is too small: it has {found} bytes and the source has {size}"),
+        false => format!("{path} is not there, and none is made"),
+    };
+    Err(Error::new(Kind::Refused, what).hint("leave out --no-create"))
 }
 
 /// Whether what has this type is read and written in order only.

@@ -55,6 +55,8 @@ pub struct Making {
     pub cluster: Option<u64>,
     /// Give every cluster its place from the start.
     pub preallocate: bool,
+    /// Write into the raw file that is there; make none.
+    pub existing: bool,
 }
 
 /// Formats that are written.

@@ -34,6 +34,7 @@ pub(super) async fn run(
     only_full(options)?;
     let how = How {
         overwrite: options.overwrite,
+        making: options.making.clone(),
         ..How::default()
     };
     let target = open::target(&options.target, &options.tuning, &how, &context.counters).await?;

@@ -19,6 +19,14 @@ fn pack(room: &Room, tool: &[&str], name: &str) {
     run(tool[0], words);
 }
 
+/// Not a byte less, and not one more.
+#[track_caller]
+fn assert_same(room: &Room, copied: &str) {
+    let size = |name| fs::metadata(room.path(name)).unwrap().len();
+    assert_eq!(size("disk.raw"), size(copied));
+    assert_same_bytes(&room.path("disk.raw"), &room.path(copied));
+}
+
 /// Runs `script` with the program and `args` as its words.
 fn by_shell(room: &Room, script: &str, args: &[&str]) -> Outcome {
     let command = room.command(args);
@@ -43,7 +51,7 @@ fn a_packed_disk_is_copied_from_a_file_and_from_a_pipe_with_its_holes() {
         pack(&room, tool, "disk.raw");
         let packed = format!("disk.raw.{name}");
         room.diskferry(["copy", &packed, "copied"]).ok();
-        assert_same_bytes(&room.path("disk.raw"), &room.path("copied"));
+        assert_same(&room, "copied");
         let copied = fs::metadata(room.path("copied")).unwrap();
         assert!(copied.blocks() < whole.size() / 512 - 2048, "{name}: holes");
         for format in [name.to_owned(), format!("raw.{name}")] {
@@ -53,7 +61,7 @@ fn a_packed_disk_is_copied_from_a_file_and_from_a_pipe_with_its_holes() {
                 &["copy", "-f", &format, "-", "copied", "--overwrite"],
             )
             .ok();
-            assert_same_bytes(&room.path("disk.raw"), &room.path("copied"));
+            assert_same(&room, "copied");
         }
         // Without a word, the bytes of a pipe are those of a disk.
         let doubted = piped(&room, &packed, &["copy", "-", "copied", "--overwrite"]);
@@ -141,7 +149,7 @@ fn members_one_after_the_other_and_wrappers_in_each_other_are_one_disk() {
         for packed in ["packed", "packed.gz"] {
             room.diskferry(["copy", packed, "copied", "--overwrite"])
                 .ok();
-            assert_same_bytes(&room.path("disk.raw"), &room.path("copied"));
+            assert_same(&room, "copied");
         }
     }
 }
@@ -159,10 +167,10 @@ fn a_packed_stream_optimized_vmdk_is_read_forward() {
     );
     pack(&room, TOOLS[0].1, "disk.vmdk");
     room.diskferry(["copy", "disk.vmdk.gz", "copied"]).ok();
-    assert_same_bytes(&room.path("disk.raw"), &room.path("copied"));
+    assert_same(&room, "copied");
     let args = ["copy", "-f", "vmdk.gz", "-", "copied", "--overwrite"];
     piped(&room, "disk.vmdk.gz", &args).ok();
-    assert_same_bytes(&room.path("disk.raw"), &room.path("copied"));
+    assert_same(&room, "copied");
 }
 
 #[test]
@@ -175,4 +183,46 @@ fn a_bomb_takes_little_memory() {
     by_shell(&room, script, &["copy", "zeroes.zst", "copied"]).ok();
     let copied = fs::metadata(room.path("copied")).unwrap();
     assert_eq!((copied.size(), copied.blocks()), (1 << 30, 0));
+}
+
+#[test]
+fn a_packed_fixed_vhd_is_not_taken_for_a_disk_with_a_footer() {
+    let room = Room::new();
+    mixed_disk(&room.path("disk.raw"), 3 << 20, 8);
+    room.diskferry(["copy", "disk.raw", "disk.vhd", "-O", "vhd"])
+        .ok();
+    pack(&room, TOOLS[2].1, "disk.vhd");
+    room.diskferry(["copy", "disk.vhd.zst", "copied"])
+        .fails(1, &["fixed VHD"]);
+    assert!(!room.path("copied").exists());
+    room.diskferry(["copy", "-f", "raw.zst", "disk.vhd.zst", "copied"])
+        .ok();
+    assert_same_bytes(&room.path("disk.vhd"), &room.path("copied"));
+}
+
+#[test]
+fn a_disk_goes_into_the_file_that_is_there_and_no_other() {
+    let room = Room::new();
+    mixed_disk(&room.path("disk.raw"), 3 << 20, 9);
+    pack(&room, TOOLS[0].1, "disk.raw");
+    for source in ["disk.raw", "disk.raw.gz"] {
+        let copy = |target: &str| room.diskferry(["copy", "-n", "--no-journal", source, target]);
+        copy("gone").fails(4, &["not there"]);
+        File::create(room.path("small"))
+            .unwrap()
+            .set_len(1 << 20)
+            .unwrap();
+        copy("small").fails(4, &["1048576"]);
+        scrambled_disk(&room.path("there"), 4 << 20);
+        copy("there").ok();
+        let there = fs::read(room.path("there")).unwrap();
+        let disk = fs::read(room.path("disk.raw")).unwrap();
+        assert!(there[..disk.len()] == disk, "{source}");
+        assert!(
+            there[disk.len()..].iter().all(|byte| *byte == 0x55),
+            "{source}"
+        );
+    }
+    room.diskferry(["copy", "-n", "-O", "qcow2", "disk.raw", "there"])
+        .fails(1, &["qemu-nbd"]);
 }

@@ -148,6 +148,13 @@ pub(super) fn footer(sector: &[u8]) -> Result<Option<Disk>, Fault> {
     }))
 }
 
+/// Whether `sector` is the footer of a fixed disk of `size` bytes.
+#[must_use]
+pub fn is_fixed(sector: &[u8], size: u64) -> bool {
+    let found = footer(sector).ok().flatten();
+    found.is_some_and(|disk| disk.kind == Kind::Fixed && disk.size == size)
+}
+
 /// The tables of a dynamic disk, checked.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(super) struct Blocks {

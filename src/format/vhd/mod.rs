@@ -30,8 +30,8 @@ use crate::error::Result;
 use crate::extent::ByteRange;
 use async_trait::async_trait;
 pub use footer::fixed_footer;
-pub use header::Fault;
 use header::{Blocks, Kind};
+pub use header::{Fault, is_fixed};
 pub use layout::SECTOR;
 use std::sync::Arc;
 

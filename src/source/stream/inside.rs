@@ -4,6 +4,7 @@
 //! of a disk, which a guest wrote: they decide nothing, but bytes that look like an image, where
 //! nobody said that they are one, are more likely a mistake than a disk, and are not copied as one.
 
+use super::footer::Unfooted;
 use super::ova::OvaStream;
 use super::{ByteStream, Peeked, Unwrap};
 use crate::error::{Error, Kind, Result};
@@ -70,7 +71,7 @@ pub async fn inside(stream: Box<dyn ByteStream>, look: Look<'_>) -> Result<Insid
     }
     let peeked = unwrapped(stream, belief).await?;
     match (looks(&peeked), belief) {
-        ("raw", _) => Ok(Inside::Raw(Box::new(peeked))),
+        ("raw", _) => Ok(Inside::Raw(Box::new(Unfooted::new(Box::new(peeked))))),
         (name, Belief::Disk) => Err(doubtful(&peeked, &format!("a {name} image"), name)),
         ("vmdk", Belief::File) => Ok(Inside::Vmdk(Box::new(peeked))),
         ("ova", Belief::File) => of_ova(Box::new(peeked), look.disk).await,
@@ -114,7 +115,7 @@ async fn of_ova(stream: Box<dyn ByteStream>, disk: Option<&str>) -> Result<Insid
     let disk: Box<dyn ByteStream> = Box::new(OvaStream::open(stream, disk).await?);
     let peeked = unwrapped(disk, Belief::File).await?;
     match looks(&peeked) {
-        "raw" => Ok(Inside::Raw(Box::new(peeked))),
+        "raw" => Ok(Inside::Raw(Box::new(Unfooted::new(Box::new(peeked))))),
         "vmdk" => Ok(Inside::Vmdk(Box::new(peeked))),
         name => Ok(Inside::Seeking(name)),
     }

@@ -4,10 +4,12 @@
 //!
 //! ```text
 //!  unwrap.rs  what is compressed as a whole, unpacked as it comes
+//!  footer.rs  a raw disk that turns out to be a fixed VHD
 //!  ova.rs     the disk of an OVA that comes as a stream
 //!  inside.rs  what a stream turns out to be
 //! ```
 
+mod footer;
 mod inside;
 mod ova;
 mod unwrap;
