@@ -65,6 +65,15 @@ pub trait Guest: fmt::Debug + Send + Sync {
     /// Some may still stand.
     async fn forget_before(&self, number: u32) -> Result<()>;
 
+    /// Bytes of each disk that changed since a point, where that can be told without freezing
+    /// anything; `None` if it never can.
+    ///
+    /// # Errors
+    /// The VM cannot be asked.
+    async fn changed_since(&self, _point: u32) -> Result<Option<Vec<Option<u64>>>> {
+        Ok(None)
+    }
+
     /// Makes the VM quiet as `how` says, and returns when it is confirmed that nothing writes to
     /// its disks any more and that what it wrote has left its caches.
     ///

@@ -33,6 +33,8 @@ pub(super) struct Live {
     pub(super) retries: u64,
     /// What is being tried again, and why.
     pub(super) trying: Option<String>,
+    /// Bytes of each disk that changed since the last point, as the guest told, and when.
+    pub(super) changed: Option<(Instant, Vec<Option<u64>>)>,
     /// How often tracking was lost, disk by disk.
     pub(super) lost: Vec<u64>,
 }
@@ -65,9 +67,29 @@ impl Board {
     pub(super) fn begin(&self, goals: Vec<Option<u64>>) -> Vec<Arc<Counters>> {
         let mut live = self.lock();
         live.settle();
+        // It is about another point soon.
+        live.changed = None;
         live.counters = goals.iter().map(|_| Arc::default()).collect();
         live.goals = goals;
         live.counters.clone()
+    }
+
+    /// What the guest told of changes no longer ago than `fresh`.
+    pub(super) fn changed(&self, fresh: Duration) -> Vec<Option<u64>> {
+        let live = self.lock();
+        let told = live
+            .changed
+            .as_ref()
+            .filter(|(when, _)| when.elapsed() <= fresh);
+        told.map(|(_, changed)| changed.clone()).unwrap_or_default()
+    }
+
+    /// Whether the guest should be asked again.
+    pub(super) fn changes_are_older_than(&self, age: Duration) -> bool {
+        let live = self.lock();
+        live.changed
+            .as_ref()
+            .is_none_or(|(when, _)| when.elapsed() >= age)
     }
 
     /// What ran has ended.
@@ -106,6 +128,12 @@ impl Live {
         let ended = self.waited.get(disk).copied().unwrap_or_default();
         let running = self.counters.get(disk).map(|counters| waits(counters));
         add(ended, running.unwrap_or_default())
+    }
+
+    /// Bytes of a disk that changed since the last point, if the guest told.
+    pub(super) fn changed(&self, disk: usize) -> Option<u64> {
+        let (_, changed) = self.changed.as_ref()?;
+        changed.get(disk).copied().flatten()
     }
 
     /// Time until policy looks again.

@@ -4,6 +4,7 @@
 //! so many bytes takes. A pass is taken to cost what the last few cost, and a byte more or less than
 //! theirs at the best speed that was seen. How wrong forecasts were is part of every one.
 
+use super::phase::Prove;
 use super::record::PassRecord;
 use serde::Serialize;
 use std::time::Duration;
@@ -24,6 +25,43 @@ const UNJUDGED: u64 = 50;
 /// Per cent by which any forecast may be wrong.
 const LEAST: u64 = 10;
 
+/// What will have to be read back, and how fast that goes.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Proofs {
+    /// When.
+    pub when: Prove,
+    /// Bytes that were written since they were proven.
+    pub unproven: u64,
+    /// Bytes of all disks.
+    pub size: u64,
+    /// Bytes per second, if that was seen; else it is taken to be the speed of passes.
+    pub speed: Option<u64>,
+}
+
+impl Proofs {
+    /// Milliseconds that reading back so many bytes takes.
+    fn millis(&self, bytes: u64, throughput: u64) -> u64 {
+        share(bytes, 1000, self.speed.unwrap_or(throughput).max(1))
+    }
+
+    /// Milliseconds of the proof before the outage.
+    fn early(&self, throughput: u64) -> u64 {
+        match self.when {
+            Prove::EachPass | Prove::BeforeCutover => self.millis(self.unproven, throughput),
+            Prove::AtCutover | Prove::None => 0,
+        }
+    }
+
+    /// Milliseconds of the proof in an outage whose pass copies so many bytes.
+    fn last(&self, bytes: u64, throughput: u64) -> u64 {
+        match self.when {
+            Prove::EachPass | Prove::BeforeCutover => self.millis(bytes, throughput),
+            Prove::AtCutover => self.millis(self.size, throughput),
+            Prove::None => 0,
+        }
+    }
+}
+
 /// What is expected, for a VM and each of its disks.
 #[derive(Clone, Debug, Default, Eq, PartialEq, Serialize)]
 pub struct Forecast {
@@ -35,8 +73,16 @@ pub struct Forecast {
     pub throughput: Option<u64>,
     /// The next pass, if it began now.
     pub next: Option<Estimate>,
-    /// The outage, if the VM were made quiet now; how long that itself takes is the guest's affair.
+    /// The outage, if it were cut over now, with what has to be proven before and in it; how long it
+    /// takes to make the VM quiet is the guest's affair.
     pub outage: Option<Estimate>,
+    /// The same, if what is to be proven before it had been proven already.
+    pub proven_outage: Option<Estimate>,
+    /// Milliseconds that the proof before the outage takes.
+    pub early_proof: u64,
+    /// What changes while something is copied and proven takes less than half as long to be copied and
+    /// proven itself: proofs and passes in turn come to an end.
+    pub keeps_up: bool,
     /// What the outage could be brought down to by [`ROUNDS`] passes that follow each other at once.
     pub best_outage: Option<Estimate>,
 }
@@ -83,17 +129,25 @@ impl Estimate {
 /// `since` is how long ago the last point was frozen; `live` what has changed since, disk by disk,
 /// where the guest can tell.
 #[must_use]
-pub fn forecast(passes: &[PassRecord], since: Duration, live: Option<&[u64]>) -> Forecast {
+pub fn forecast(
+    passes: &[PassRecord],
+    since: Duration,
+    live: &[Option<u64>],
+    proofs: &Proofs,
+) -> Forecast {
     let Some(last) = passes.last() else {
         return Forecast::default();
     };
     let since = millis(since);
     let disks: Vec<DiskForecast> = (0..last.disks.len())
-        .map(|i| disk(passes, i, since, live.and_then(|live| live.get(i))))
+        .map(|i| disk(passes, i, since, live.get(i).copied().flatten()))
         .collect();
     let dirty_rate = sum(disks.iter().map(|disk| disk.dirty_rate));
     let copying = Cost::of(passes, |pass| pass.copying);
-    let cycle = Cost::of(passes, |pass| pass.cycle.max(pass.copying));
+    // What proofs take is reckoned by itself.
+    let cycle = Cost::of(passes, |pass| {
+        pass.cycle.saturating_sub(pass.proving).max(pass.copying)
+    });
     let margin = margin(passes);
     let estimate = |cost: &Cost, bytes| Estimate {
         bytes,
@@ -101,32 +155,95 @@ pub fn forecast(passes: &[PassRecord], since: Duration, live: Option<&[u64]>) ->
         margin,
     };
     let bytes = sum(disks.iter().map(|disk| disk.next));
-    let both = |cost: &Option<Cost>| Some(estimate(cost.as_ref()?, bytes?));
+    let next = copying.as_ref().zip(bytes);
+    let outage = cycle.as_ref().zip(copying.as_ref()).zip(bytes);
+    let outage = outage.map(|((cycle, copying), bytes)| Down {
+        cycle,
+        bytes,
+        rate: dirty_rate.unwrap_or(0),
+        fastest: fastest(passes).max(dirty_rate),
+        throughput: copying.throughput,
+        margin,
+        proofs,
+    });
     Forecast {
+        next: next.map(|(cost, bytes)| estimate(cost, bytes)),
+        outage: outage.as_ref().map(|down| down.now(down.early())),
+        proven_outage: outage.as_ref().map(|down| down.now(0)),
+        early_proof: outage.as_ref().map_or(0, Down::early),
+        keeps_up: outage.as_ref().is_some_and(Down::keeps_up),
+        best_outage: outage.as_ref().and_then(Down::best),
         throughput: copying.as_ref().map(|cost| cost.throughput),
-        next: both(&copying),
-        outage: both(&cycle),
-        best_outage: best(
-            cycle.as_ref(),
-            bytes,
-            fastest(passes).max(dirty_rate),
-            margin,
-        ),
         dirty_rate,
         disks,
     }
 }
 
-/// What the outage comes to when each of [`ROUNDS`] passes begins as soon as the one before has
+/// What an outage is reckoned from.
+struct Down<'a> {
+    cycle: &'a Cost,
+    /// What a pass that begins now would copy.
+    bytes: u64,
+    /// Bytes that change per second,
+    rate: u64,
+    /// and at most.
+    fastest: Option<u64>,
+    throughput: u64,
+    margin: u64,
+    proofs: &'a Proofs,
+}
+
+impl Down<'_> {
+    /// Milliseconds of the proof before it.
+    fn early(&self) -> u64 {
+        self.proofs.early(self.throughput)
+    }
+
+    fn keeps_up(&self) -> bool {
+        let copy = share(self.rate, 1000, self.throughput);
+        let proof = self.proofs.millis(self.rate, self.throughput);
+        copy.saturating_add(proof) < 500
+    }
+
+    /// If it came after a proof of so many milliseconds, in which the VM goes on to change.
+    fn now(&self, early: u64) -> Estimate {
+        self.of(self.bytes.saturating_add(self.meanwhile(early)))
+    }
+
+    /// Bytes that change in so many milliseconds, of those that there are.
+    fn meanwhile(&self, millis: u64) -> u64 {
+        let left = match self.proofs.size {
+            0 => u64::MAX,
+            size => size.saturating_sub(self.bytes),
+        };
+        share(self.rate, millis, 1000).min(left)
+    }
+
+    /// With so many bytes to copy, and then to prove.
+    fn of(&self, bytes: u64) -> Estimate {
+        let copy = self.cycle.millis(bytes);
+        Estimate {
+            bytes,
+            millis: copy.saturating_add(self.proofs.last(bytes, self.throughput)),
+            margin: self.margin,
+        }
+    }
+
+    /// What passes could bring it down to; what the last of them wrote is proven before it.
+    fn best(&self) -> Option<Estimate> {
+        let bytes = best(self.cycle, self.bytes, self.fastest?);
+        let early = match self.proofs.when {
+            Prove::BeforeCutover => self.proofs.millis(bytes, self.throughput),
+            Prove::EachPass | Prove::AtCutover | Prove::None => 0,
+        };
+        Some(self.of(bytes.saturating_add(self.meanwhile(early))))
+    }
+}
+
+/// What is left to be copied when each of [`ROUNDS`] passes begins as soon as the one before has
 /// ended. No more of them are looked ahead: a VM that changes nearly as fast as it is copied would
 /// get anywhere in the end, and a small error in either speed is then a large one in the outcome.
-fn best(
-    cycle: Option<&Cost>,
-    bytes: Option<u64>,
-    rate: Option<u64>,
-    margin: u64,
-) -> Option<Estimate> {
-    let (cycle, mut bytes, rate) = (cycle?, bytes?, rate?);
+fn best(cycle: &Cost, mut bytes: u64, rate: u64) -> u64 {
     // A VM that outruns its copy: no pass makes the next one shorter.
     let rounds = if rate < cycle.throughput { ROUNDS } else { 0 };
     for _ in 0..rounds {
@@ -136,11 +253,7 @@ fn best(
         }
         bytes = next;
     }
-    Some(Estimate {
-        bytes,
-        millis: cycle.millis(bytes),
-        margin,
-    })
+    bytes
 }
 
 /// The fastest change of late, in bytes per second over all disks.
@@ -153,27 +266,35 @@ fn fastest(passes: &[PassRecord]) -> Option<u64> {
     rates.max()
 }
 
-fn disk(passes: &[PassRecord], i: usize, since: u64, live: Option<&u64>) -> DiskForecast {
+fn disk(passes: &[PassRecord], i: usize, since: u64, live: Option<u64>) -> DiskForecast {
     let mut changed: u128 = 0;
     let mut time: u128 = 0;
     let deltas = passes.iter().rev().filter(|pass| !pass.is_full());
-    let known = deltas.filter_map(|pass| Some((pass.disks.get(i)?.changed?, pass.interval?)));
+    let known = deltas.filter_map(|pass| Some((pass.disks.get(i)?.differed(), pass.interval?)));
     // The newest counts four times what the third does: the guest has moods.
     for ((bytes, interval), weight) in known.take(RECENT).zip([4u128, 2, 1]) {
         changed = changed.saturating_add(u128::from(bytes).saturating_mul(weight));
         time = time.saturating_add(u128::from(interval).saturating_mul(weight));
     }
     let rate = changed.saturating_mul(1000).checked_div(time);
-    let dirty_rate = rate.map(|rate| u64::try_from(rate).unwrap_or(u64::MAX));
+    let rate = rate.map(|rate| u64::try_from(rate).unwrap_or(u64::MAX));
+    // Before the second pass, what the guest tells is all that there is to go by.
+    let seen = || Some(share(live.filter(|_| since >= 1000)?, 1000, since));
+    let dirty_rate = rate.or_else(seen);
     let last = passes.last().and_then(|pass| pass.disks.get(i));
     // No more can have changed than there is.
     let most = last.map(|disk| disk.size).filter(|size| *size > 0);
     let most = most.unwrap_or(u64::MAX);
-    let guess = dirty_rate.map(|rate| share(rate, since, 1000).min(most));
+    let full = passes.last().is_none_or(PassRecord::is_full);
+    let guess = match last {
+        // All of it was read, and will be again.
+        Some(last) if !full && last.changed.is_none() => Some(last.read),
+        _ => dirty_rate.map(|rate| share(rate, since, 1000).min(most)),
+    };
     DiskForecast {
         name: last.map(|disk| disk.name.clone()).unwrap_or_default(),
         dirty_rate,
-        next: live.copied().or(guess),
+        next: live.or(guess),
     }
 }
 
@@ -260,7 +381,7 @@ fn sum(values: impl Iterator<Item = Option<u64>>) -> Option<u64> {
 
 #[cfg(test)]
 pub(super) mod tests {
-    use super::{Duration, Forecast, PassRecord, forecast};
+    use super::{Duration, Forecast, PassRecord, Proofs, Prove, forecast};
     use crate::migrate::record::{DiskPass, Expected};
     use proptest::prelude::{prop_assert, proptest};
 
@@ -307,7 +428,11 @@ pub(super) mod tests {
     }
 
     fn at(passes: &[PassRecord], millis: u64) -> Forecast {
-        forecast(passes, Duration::from_millis(millis), None)
+        let none = Proofs {
+            when: Prove::None,
+            ..Proofs::default()
+        };
+        forecast(passes, Duration::from_millis(millis), &[], &none)
     }
 
     proptest! {
@@ -352,7 +477,13 @@ pub(super) mod tests {
                 disks: vec![disk],
                 ..PassRecord::default()
             };
-            let _ = forecast(&[pass.clone(), pass], Duration::MAX, None);
+            let proofs = Proofs {
+                unproven: bytes,
+                size: bytes,
+                speed: Some(interval),
+                when: Prove::BeforeCutover,
+            };
+            let _ = forecast(&[pass.clone(), pass], Duration::MAX, &[Some(bytes)], &proofs);
         }
     }
 
@@ -393,9 +524,61 @@ pub(super) mod tests {
             size: 1 << 30,
         };
         let passes = [vm.full(), vm.delta(10_000)];
-        let told = forecast(&passes, Duration::from_secs(10), Some(&[3 << 20]));
+        let none = Proofs::default();
+        let told = forecast(&passes, Duration::from_secs(10), &[Some(3 << 20)], &none);
         assert_eq!(told.next.unwrap().bytes, 3 << 20);
         assert_eq!(told.dirty_rate, Some(1 << 20));
+    }
+
+    #[test]
+    fn what_the_guest_tells_is_enough_before_the_second_pass() {
+        let vm = Steady {
+            rate: 0,
+            throughput: 8 << 20,
+            overhead: 0,
+            size: 1 << 30,
+        };
+        let none = Proofs::default();
+        let told = forecast(
+            &[vm.full()],
+            Duration::from_secs(10),
+            &[Some(20 << 20)],
+            &none,
+        );
+        assert_eq!(told.dirty_rate, Some(2 << 20));
+        assert_eq!(told.next.unwrap().bytes, 20 << 20);
+        assert!(told.outage.is_some());
+    }
+
+    #[test]
+    fn what_is_read_back_in_the_outage_is_part_of_it_and_what_is_before_lets_the_vm_change() {
+        let vm = Steady {
+            rate: 1 << 20,
+            throughput: 10 << 20,
+            overhead: 0,
+            size: 1 << 30,
+        };
+        let passes = [vm.full(), vm.delta(100_000)];
+        let told = |when, unproven| {
+            let proofs = Proofs {
+                when,
+                unproven,
+                size: 1 << 30,
+                speed: Some(20 << 20),
+            };
+            let told = forecast(&passes, Duration::from_secs(100), &[], &proofs);
+            (
+                told.outage.unwrap().millis,
+                told.proven_outage.unwrap().millis,
+            )
+        };
+        // 100 MiB changed: 10 s to copy, 5 s to read back.
+        assert_eq!(told(Prove::None, 0), (10_000, 10_000));
+        assert_eq!(told(Prove::BeforeCutover, 0), (15_000, 15_000));
+        // 1000 MiB to be proven before: 50 s, in which 50 MiB more change.
+        assert_eq!(told(Prove::BeforeCutover, 1000 << 20), (22_500, 15_000));
+        // All of 1024 MiB in the outage.
+        assert_eq!(told(Prove::AtCutover, 0), (61_200, 61_200));
     }
 
     #[test]

@@ -159,6 +159,20 @@ impl Numbers {
         )
     }
 
+    fn changed(&self, to: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let disks = self.record.disks.iter().enumerate();
+        let changed = disks.filter_map(|(i, disk)| {
+            let changed = self.live.changed(i)?;
+            Some((vec![("disk", disk.name.as_str())], float(changed)))
+        });
+        gauge(
+            to,
+            "diskferry_dirty_bytes",
+            "Bytes that changed since the last point",
+            &changed.collect::<Vec<Line<'_>>>(),
+        )
+    }
+
     fn forecast(&self, to: &mut DescriptorEncoder<'_>) -> fmt::Result {
         let forecast = &self.live.forecast;
         let rates = forecast
@@ -222,6 +236,7 @@ impl Collector for Numbers {
         self.counters(&mut encoder)?;
         self.tracking(&mut encoder)?;
         self.place(&mut encoder)?;
+        self.changed(&mut encoder)?;
         self.forecast(&mut encoder)
     }
 }

@@ -31,6 +31,8 @@ pub struct Facts<'a> {
     pub since: Duration,
     /// Seconds since 1970.
     pub now: u64,
+    /// A pass has shown how fast the VM changes.
+    pub measured: bool,
     /// What is expected.
     pub forecast: &'a Forecast,
     /// Passes that began before the interval was over, one after the other.
@@ -44,6 +46,8 @@ pub struct Facts<'a> {
 pub enum Next {
     /// A pass.
     Due,
+    /// What was written is read back, so that it need not be just before the outage.
+    Prove,
     /// The cutover.
     Arm,
     /// Nothing, for so long at most.
@@ -72,15 +76,17 @@ pub fn decide(facts: &Facts<'_>) -> Decision {
         return Next::Due.into();
     }
     if facts.asked || facts.time_has_come() {
-        return match facts.another_pass_first() {
-            true => Next::Due.into(),
-            false => Next::Arm.into(),
+        return match (facts.proof_first(), facts.another_pass_first()) {
+            (true, _) => Next::Prove.into(),
+            (false, true) => Next::Due.into(),
+            (false, false) => Next::Arm.into(),
         };
     }
     let mut advice = None;
     if let (Cutover::DowntimeBelow(budget), false) = (facts.cutover, facts.called_off) {
         match facts.converge(budget) {
             Converge::Below => return Next::Arm.into(),
+            Converge::Shrinks if facts.proof_first() => return Next::Prove.into(),
             Converge::Shrinks => return Next::Due.into(),
             Converge::Unknown => {}
             Converge::Never(why) => advice = Some(why),
@@ -120,6 +126,18 @@ impl Facts<'_> {
         saved > WORTH_TIME && is_worth(saved, now.time(), WORTH_BEFORE_CUTOVER)
     }
 
+    /// Whether the VM would change so much while it is proven just before the outage that it is better
+    /// proven now, and copied once more after that.
+    fn proof_first(&self) -> bool {
+        let forecast = self.forecast;
+        let (Some(now), Some(proven)) = (&forecast.outage, &forecast.proven_outage) else {
+            return false;
+        };
+        let saved = now.time().saturating_sub(proven.time());
+        let helps = forecast.keeps_up && self.rounds < ROUNDS;
+        helps && saved > WORTH_TIME && is_worth(saved, now.time(), WORTH)
+    }
+
     /// Time until the pass that should be the last one before a scheduled cutover; `None` without
     /// one, or if that pass has begun already.
     fn until_last_pass(&self) -> Option<Duration> {
@@ -139,9 +157,9 @@ impl Facts<'_> {
     fn converge(&self, budget: Duration) -> Converge {
         let (Some(now), Some(best)) = (&self.forecast.outage, &self.forecast.best_outage) else {
             // Only a second pass shows how fast the VM changes.
-            return match self.forecast.dirty_rate {
-                None if self.since >= budget => Converge::Shrinks,
-                _ => Converge::Unknown,
+            return match self.measured {
+                false => Converge::Shrinks,
+                true => Converge::Unknown,
             };
         };
         if now.at_worst() <= budget {
@@ -189,26 +207,47 @@ fn is_worth(saved: Duration, of: Duration, percent: u64) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::super::forecast::forecast;
     use super::super::forecast::tests::Steady;
+    use super::super::forecast::{Proofs, forecast};
+    use super::super::phase::Prove;
     use super::super::record::{Expected, PassRecord};
     use super::{Cutover, Decision, Duration, Facts, Next, decide};
 
     const HOUR: Duration = Duration::from_secs(3600);
 
+    /// A VM, and when it is proven.
+    struct Vm {
+        steady: Steady,
+        prove: Prove,
+    }
+
+    impl From<Steady> for Vm {
+        fn from(steady: Steady) -> Self {
+            let prove = Prove::None;
+            Self { steady, prove }
+        }
+    }
+
     /// Lets policy drive a steady VM; the moments at which passes began, and when it armed.
     fn drive(
-        vm: Steady,
+        vm: impl Into<Vm>,
         cutover: Cutover,
         asked_at: Option<u64>,
     ) -> (Vec<u64>, Option<u64>, String) {
+        let vm: Vm = vm.into();
         let mut passes: Vec<PassRecord> = Vec::new();
         let (mut now, mut frozen, mut begun) = (0u64, 0u64, Vec::new());
         let mut told = String::new();
-        let mut rounds = 0;
+        let (mut rounds, mut unproven) = (0, 0);
         while now < 24 * 3_600_000 {
             let since = Duration::from_millis(now - frozen);
-            let forecast = forecast(&passes, since, None);
+            let proofs = Proofs {
+                when: vm.prove,
+                unproven,
+                size: vm.steady.size,
+                speed: Some(vm.steady.throughput),
+            };
+            let forecast = forecast(&passes, since, &[], &proofs);
             let facts = Facts {
                 interval: HOUR,
                 cutover,
@@ -217,6 +256,7 @@ mod tests {
                 first: passes.is_empty(),
                 since,
                 now: now / 1000,
+                measured: passes.len() > 1,
                 forecast: &forecast,
                 rounds,
                 waited_for: "target",
@@ -225,6 +265,10 @@ mod tests {
             told = advice.unwrap_or(told);
             match next {
                 Next::Arm => return (begun, Some(now), told),
+                Next::Prove => {
+                    now += unproven * 1000 / vm.steady.throughput;
+                    unproven = 0;
+                }
                 Next::Wait(time) => {
                     let time = u64::try_from(time.as_millis()).unwrap();
                     let asked = asked_at.filter(|asked| *asked > now).unwrap_or(u64::MAX);
@@ -232,9 +276,10 @@ mod tests {
                 }
                 Next::Due => {
                     let mut pass = match passes.is_empty() {
-                        true => vm.full(),
-                        false => vm.delta(now - frozen),
+                        true => vm.steady.full(),
+                        false => vm.steady.delta(now - frozen),
                     };
+                    unproven = (unproven + pass.moved()).min(vm.steady.size);
                     pass.expected = forecast.next.map(|next| Expected {
                         bytes: next.bytes,
                         copying: next.millis,
@@ -305,6 +350,34 @@ mod tests {
             told.contains("will not get below") && told.contains("a faster LUN"),
             "{told}"
         );
+    }
+
+    #[test]
+    fn a_long_interval_does_not_keep_a_short_downtime_waiting() {
+        let below = Cutover::DowntimeBelow(Duration::from_secs(600));
+        let (begun, armed, _) = drive(vm(10, 100), below, None);
+        // 20 GiB at 100 MiB/s, and then at once.
+        assert!(begun[1] <= 206_000, "{begun:?}");
+        assert!(armed.unwrap() < 600_000, "{armed:?}");
+    }
+
+    #[test]
+    fn what_takes_long_to_be_proven_is_proven_before_the_last_passes() {
+        let below = Cutover::DowntimeBelow(Duration::from_secs(8));
+        let proving = Vm {
+            steady: vm(10, 100),
+            prove: Prove::BeforeCutover,
+        };
+        let (begun, armed, _) = drive(proving, below, None);
+        // The proof of 20 GiB takes 200 s, in which 2 GiB change: an outage of 40 s.
+        assert!(armed.unwrap() < 1_200_000, "{begun:?}");
+        let asked = Vm {
+            steady: vm(10, 100),
+            prove: Prove::BeforeCutover,
+        };
+        let (begun, armed, _) = drive(asked, Cutover::Manual, Some(4_200_000));
+        let after = begun.iter().filter(|moment| **moment >= 4_200_000).count();
+        assert!(after >= 1 && armed.unwrap() < 5_400_000, "{begun:?}");
     }
 
     #[test]

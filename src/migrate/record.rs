@@ -37,6 +37,9 @@ pub struct Record {
     pub passes: Vec<PassRecord>,
     /// The outage, once it has begun.
     pub outage: Option<Outage>,
+    /// How fast targets are read back, in bytes per second, once that was seen.
+    #[serde(default)]
+    pub proof_speed: Option<u64>,
 }
 
 /// A disk, from one process to the next.
@@ -58,6 +61,9 @@ pub struct DiskRecord {
     /// Why what tells its changes cannot be relied on, if so: all of it is compared.
     #[serde(default)]
     pub untracked: Option<Untracked>,
+    /// Bytes that were written since it was proven.
+    #[serde(default)]
+    pub unproven: u64,
 }
 
 /// Why what tells a disk's changes cannot be relied on.
@@ -87,6 +93,9 @@ pub struct PassRecord {
     pub copying: u64,
     /// Milliseconds from the beginning of the freeze to the end of all that belongs to the pass.
     pub cycle: u64,
+    /// Milliseconds of that in which it was proven.
+    #[serde(default)]
+    pub proving: u64,
     /// What was expected of it.
     pub expected: Option<Expected>,
     /// What it did on each disk, in the order of the plan.
@@ -154,6 +163,7 @@ impl Record {
             begun: 0,
             complete: 0,
             untracked: None,
+            unproven: 0,
         });
         Self {
             version: VERSION,
@@ -165,6 +175,7 @@ impl Record {
             pass: PassRecord::default(),
             passes: Vec::new(),
             outage: None,
+            proof_speed: None,
         }
     }
 
@@ -253,7 +264,9 @@ impl Record {
             self.pass_done();
         }
         let ended = matches!(before, Step::Forget | Step::Prove);
-        if ended && !matches!(after, Step::Forget | Step::Prove) {
+        // A proof between two passes belongs to none.
+        let open = self.pass.cycle == 0;
+        if ended && open && !matches!(after, Step::Forget | Step::Prove) {
             self.cycle_done(now);
         }
         if after == Step::Quiesce && before != after {
@@ -291,6 +304,32 @@ impl Record {
             for_good,
         });
         true
+    }
+
+    /// So many bytes were read back in so many milliseconds, and all is proven.
+    pub fn proven(&mut self, bytes: u64, millis: u64) {
+        for disk in &mut self.disks {
+            disk.unproven = 0;
+        }
+        // From less nothing can be told.
+        if bytes >= 1 << 20 {
+            self.proof_speed = bytes.saturating_mul(1000).checked_div(millis.max(1));
+        }
+        if self.state.step == Step::Prove && self.pass.cycle == 0 {
+            self.pass.proving = self.pass.proving.saturating_add(millis);
+            if let Some(last) = self.passes.last_mut()
+                && last.point == self.pass.point
+            {
+                last.proving = self.pass.proving;
+            }
+        }
+    }
+
+    /// A run wrote so many bytes to a disk.
+    pub fn written(&mut self, disk: usize, bytes: u64) {
+        if let Some(disk) = self.disks.get_mut(disk) {
+            disk.unproven = disk.unproven.saturating_add(bytes).min(disk.size);
+        }
     }
 
     /// A disk is complete up to a point.
@@ -348,6 +387,13 @@ impl DiskPass {
         self.read = self.read.saturating_add(totals.read);
         self.written = self.written.saturating_add(totals.written);
         self.zeroed = self.zeroed.saturating_add(totals.zeroed);
+    }
+
+    /// Bytes that were not as they had been: as its tracker told, or as was found by comparing.
+    #[must_use]
+    pub fn differed(&self) -> u64 {
+        self.changed
+            .unwrap_or_else(|| self.written.saturating_add(self.zeroed))
     }
 
     /// Bytes that it dealt with. Where nothing told what changed, those that were moved: what a disk

@@ -78,6 +78,8 @@ pub struct DiskStatus {
     pub retries: u64,
     /// Bytes that change per second.
     pub dirty_rate: Option<u64>,
+    /// Bytes that changed since the last point, where the guest can tell.
+    pub changed: Option<u64>,
     /// Why what tells its changes cannot be relied on, if so: all of it is compared.
     pub untracked: Option<Untracked>,
 }
@@ -103,6 +105,7 @@ impl Status {
                 position: totals.position,
                 retries: totals.retries,
                 dirty_rate: forecast.disks.get(i).and_then(|disk| disk.dirty_rate),
+                changed: live.and_then(|live| live.changed(i)),
                 untracked: disk.untracked.clone(),
             }
         });
@@ -182,20 +185,21 @@ impl Status {
     fn disks(&self, text: &mut String) {
         let _ = writeln!(
             text,
-            "  {:<12} {:>10} {:>6} {:>10} {:>10} {:>10} {:>12}  target",
-            "disk", "size", "point", "to do", "written", "verified", "changes"
+            "  {:<12} {:>10} {:>6} {:>10} {:>10} {:>10} {:>10} {:>12}  target",
+            "disk", "size", "point", "to do", "written", "verified", "changed", "changes"
         );
         for disk in &self.disks {
             let rate = disk.dirty_rate.map(|rate| format!("{}/s", bytes(rate)));
             let _ = writeln!(
                 text,
-                "  {:<12} {:>10} {:>6} {:>10} {:>10} {:>10} {:>12}  {}",
+                "  {:<12} {:>10} {:>6} {:>10} {:>10} {:>10} {:>10} {:>12}  {}",
                 disk.name,
                 bytes(disk.size),
                 disk.complete,
                 disk.goal.map_or_else(|| "-".to_owned(), bytes),
                 bytes(disk.written.saturating_add(disk.zeroed)),
                 bytes(disk.verified),
+                disk.changed.map_or_else(|| "-".to_owned(), bytes),
                 rate.unwrap_or_else(|| "-".to_owned()),
                 disk.target
             );

@@ -178,6 +178,16 @@ impl Guest for Qmp {
         Ok(())
     }
 
+    async fn changed_since(&self, point: u32) -> Result<Option<Vec<Option<u64>>>> {
+        let view = self.vm.look().await?;
+        let site = view.site();
+        let count = |disk: &survey::Disk| {
+            site.tracked_since(disk, point).ok()?;
+            site.bitmap(disk, point).map(|bitmap| bitmap.count)
+        };
+        Ok(Some(view.disks.iter().map(count).collect()))
+    }
+
     async fn quiesce(&self, how: &Quiesce) -> Result<Quiet> {
         self.vm.quiesce(how).await
     }

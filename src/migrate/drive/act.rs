@@ -194,6 +194,7 @@ fn compare(scene: &Scene, points: &mut [Point]) -> Result<()> {
 }
 
 async fn quiesce(scene: &Scene, halt: Stop) -> Result<Event> {
+    wait::look_at_changes(scene, halt.clone()).await;
     let promised = wait::outlook(scene).outage.map(|outage| outage.millis);
     scene.book.change(|record| {
         if let Some(outage) = &mut record.outage {

@@ -236,6 +236,10 @@ fn settle(
             pass.add(&totals);
             pass.complete |= complete;
         }
+        let written = totals.written.saturating_add(totals.zeroed);
+        // After the first pass nothing is proven of a disk, what it skipped included.
+        let first = number == 1;
+        record.written(disk, if first { u64::MAX } else { written });
         if complete {
             record.complete(disk, number);
         }

@@ -5,9 +5,11 @@ use super::scene::{Scene, interrupted};
 use crate::error::{Error, Kind, Result};
 use crate::job::options::JournalPlace;
 use crate::job::{self, Scope, VerifyOptions};
+use crate::migrate::board::together;
 use crate::migrate::phase::Event;
 use crate::pipeline::{Stop, Stopper};
 use std::sync::Arc;
+use std::time::Instant;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
@@ -25,6 +27,7 @@ pub(super) async fn prove(scene: &Scene, all: bool, mut halt: Stop) -> Result<Ev
     let counters = scene.board.begin(sizes);
     let (stopper, stop) = Stopper::new();
     let scope = if all { Scope::All } else { Scope::Unproven };
+    let began = Instant::now();
     let links = scene.links(&[]);
     let gate = Arc::new(Semaphore::new(links.at_once));
     let mut progress = Progress::new(scene);
@@ -69,6 +72,17 @@ pub(super) async fn prove(scene: &Scene, all: bool, mut halt: Stop) -> Result<Ev
         }
     }
     progress.end();
+    let bytes = together(&scene.board.live()).verified;
     scene.board.end();
-    failed.map_or(Ok(Event::Proven), Err)
+    match failed {
+        Some(failed) => Err(failed),
+        None => proven(scene, bytes, began),
+    }
+}
+
+/// All is proven: how fast that went is remembered.
+fn proven(scene: &Scene, bytes: u64, began: Instant) -> Result<Event> {
+    let millis = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
+    scene.book.change(|record| record.proven(bytes, millis))?;
+    Ok(Event::Proven)
 }

@@ -202,6 +202,19 @@ impl Scene {
         }
     }
 
+    /// Bytes of each disk that changed since a point, if the guest can tell. Asked once.
+    pub(super) async fn changed_since(&self, point: u32) -> Result<Option<Vec<Option<u64>>>> {
+        let changed = self.guest().await?.changed_since(point).await?;
+        let compared = |disk: usize| self.compares(disk);
+        Ok(changed.map(|disks| {
+            let disks = disks.into_iter().enumerate();
+            disks
+                // What is compared is compared as a whole.
+                .map(|(i, changed)| changed.filter(|_| !compared(i)))
+                .collect()
+        }))
+    }
+
     /// The point that stands.
     pub(super) fn points(&self) -> Vec<Point> {
         self.points

@@ -3,17 +3,26 @@
 use super::scene::{Scene, interrupted};
 use crate::error::Result;
 use crate::migrate::book;
-use crate::migrate::forecast::{Forecast, forecast};
+use crate::migrate::forecast::{Forecast, Proofs, forecast};
 use crate::migrate::phase::Event;
 use crate::migrate::policy::{Decision, Facts, Next, decide};
 use crate::migrate::record::Expected;
 use crate::migrate::status::forecast_event;
 use crate::pipeline::Stop;
 use std::time::{Duration, Instant};
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 
 /// Policy is asked again this often: a clock may be set, and what is expected grows.
 const LOOK: Duration = Duration::from_secs(1);
+
+/// The guest is asked what has changed this often,
+const AGAIN: Duration = Duration::from_secs(2);
+
+/// for so long at most,
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// and what it said is gone by for so long.
+const FRESH: Duration = Duration::from_secs(5);
 
 /// Waits until a pass or a cutover should begin.
 ///
@@ -22,6 +31,7 @@ const LOOK: Duration = Duration::from_secs(1);
 pub(super) async fn wait(scene: &Scene, mut halt: Stop) -> Result<Event> {
     let mut told = None;
     loop {
+        look_at_changes(scene, halt.clone()).await;
         let outlook = outlook(scene);
         scene.board.change(|live| live.forecast = outlook.clone());
         let Decision { next, advice } = ask(scene, &outlook);
@@ -36,6 +46,10 @@ pub(super) async fn wait(scene: &Scene, mut halt: Stop) -> Result<Event> {
                 return Ok(Event::Due);
             }
             Next::Arm => return Ok(Event::Arm),
+            Next::Prove => {
+                scene.count_round(true);
+                return Ok(Event::ProveDue);
+            }
             Next::Wait(time) => time,
         };
         scene.board.change(|live| {
@@ -62,6 +76,7 @@ fn ask(scene: &Scene, outlook: &Forecast) -> Decision {
             first: record.state.durable == 0,
             since: since(scene, record.frozen_at(record.state.durable)),
             now: book::clock() / 1000,
+            measured: record.passes.iter().any(|pass| !pass.is_full()),
             forecast: outlook,
             rounds: scene.rounds(),
             waited_for: &record.pass.waited_for,
@@ -81,8 +96,39 @@ fn early(scene: &Scene) -> bool {
 pub(super) fn outlook(scene: &Scene) -> Forecast {
     scene.book.look(|record| {
         let since = since(scene, record.frozen_at(record.state.durable));
-        forecast(&record.passes, since, None)
+        let disks = || record.disks.iter();
+        let proofs = Proofs {
+            when: scene.plan.prove,
+            unproven: disks().fold(0, |sum, disk| disk.unproven.saturating_add(sum)),
+            size: disks().fold(0, |sum, disk| disk.size.saturating_add(sum)),
+            speed: record.proof_speed,
+        };
+        forecast(&record.passes, since, &scene.board.changed(FRESH), &proofs)
     })
+}
+
+/// Asks what has changed since the last point. Where that cannot be told for the moment, nothing is
+/// lost but a better forecast.
+pub(super) async fn look_at_changes(scene: &Scene, mut halt: Stop) {
+    let durable = scene.book.look(|record| record.state.durable);
+    if durable == 0 || !scene.board.changes_are_older_than(AGAIN) {
+        return;
+    }
+    let changed = tokio::select! {
+        () = halt.requested() => return,
+        changed = timeout(PATIENCE, scene.changed_since(durable)) => changed,
+    };
+    let changed = match changed {
+        Ok(Ok(changed)) => changed.unwrap_or_default(),
+        Ok(Err(error)) => {
+            tracing::debug!("what has changed is not known: {}", error.line());
+            Vec::new()
+        }
+        Err(_) => Vec::new(),
+    };
+    scene
+        .board
+        .change(|live| live.changed = Some((Instant::now(), changed)));
 }
 
 /// What is expected of a pass that begins now.

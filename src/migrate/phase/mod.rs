@@ -284,6 +284,8 @@ pub enum Event {
     Forgotten,
     /// Policy: a pass should begin now.
     Due,
+    /// Policy: what was written should be read back now, while the VM runs and passes go on.
+    ProveDue,
     /// Policy: the cutover should begin now.
     Arm,
     /// What was written is as it must be.

@@ -57,6 +57,9 @@ impl State {
                 PassKind::Full | PassKind::Delta => Step::Wait,
             },
             (Step::Wait, Event::Due) if !self.hold => return Ok(self.begin_pass(rules)),
+            (Step::Wait, Event::ProveDue) if !self.hold && self.point == self.durable => {
+                Step::Prove
+            }
             // A point that was lost while it was on hold has left its pass half way on the targets:
             // another one comes first.
             (Step::Wait, Event::Arm) if !self.hold && self.point > self.durable => {

@@ -336,6 +336,9 @@ impl Run {
         if budget.wakes > 0 && action == Action::Quiesce {
             moves.push(Move::Refuse);
         }
+        if budget.wishes > 0 && action == Action::Wait {
+            moves.push(Move::Wish(Event::ProveDue));
+        }
         if budget.wishes > 0 {
             for wish in [Event::Cutover, Event::Hold, Event::Resume, Event::Cancel] {
                 moves.push(Move::Wish(wish));
