@@ -65,6 +65,19 @@ pub(super) async fn import(
     }
 }
 
+/// What the controller recognises, if only the end of a stream shows that it does not fit.
+fn too_long(error: Error, place: &Place) -> Error {
+    match error.line().contains("longer than the target") {
+        true => {
+            let room = place.room;
+            let what =
+                format!("virtual image size is larger than the reported available storage {room}");
+            error.context(what)
+        }
+        false => error,
+    }
+}
+
 /// Whether it is the image that is not what was published.
 fn is_checksum(image: &Image, error: &Error) -> bool {
     error.kind() == Kind::Mismatch
@@ -98,17 +111,29 @@ impl Import<'_> {
             .map_err(|error| (doing.clone(), error))?;
         let options = self.options(&endpoint, &place).map_err(connecting)?;
         let size = patiently(self.settings.retry, stop.clone(), || self.look(&options));
-        let size = size.await.map_err(connecting)?;
-        log(&format!("Data transfer size: {size}"));
-        self.gauge.size(size);
-        place.check(size).map_err(copying)?;
+        let mut options = options.clone();
+        match size.await {
+            Ok(size) => {
+                log(&format!("Data transfer size: {size}"));
+                self.gauge.size(size);
+                place.check(size).map_err(copying)?;
+            }
+            // What only comes forward has no size before it has come, and no journal.
+            Err(error) if error.kind() == Kind::Unsupported => {
+                log(&format!("{}; reading forward", error.line()));
+                options.journal = JournalPlace::None;
+            }
+            Err(error) => return Err(connecting(error)),
+        }
         let context = Context {
             counters: self.gauge.counters.clone(),
             ..Context::new(Arc::new(Teller::default()), stop.clone())
         };
         let copy = || job::copy(&options, context.clone());
         let copied = patiently(self.settings.retry, stop, copy).await;
-        copied.map_err(copying)?;
+        let size = copied
+            .map_err(|error| copying(too_long(error, &place)))?
+            .size;
         if !place.is_block {
             let size = place.grown(self.settings.image_size, size);
             place

@@ -1,15 +1,19 @@
-//! Sources that are read once, in order: pipes, and files that are compressed as a whole.
+//! Sources that are read once, in order: pipes, files that are compressed as a whole, and what a web
+//! server gives only as a whole.
 
 use super::open::is_stream_type;
 use super::options::{CopyOptions, ImageFormat, JournalPlace};
+use super::web;
 use crate::address::Address;
 use crate::error::{Error, Kind, Result};
 use crate::format::Wrapper;
 use crate::source::stdin::StreamSource;
-use crate::source::stream::{Belief, ByteStream, Inside, Look, inside, is_wrapped};
+use crate::source::stream::{Belief, ByteStream, Inside, Look, Summed, inside, is_wrapped};
 use crate::sys::blocking;
 use std::fs::{self, File};
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 
 /// What comes.
 #[derive(Debug)]
@@ -24,15 +28,28 @@ pub(super) enum Incoming {
 ///
 /// # Errors
 /// It cannot be opened; or it can only come forward, and is not what can be read so.
-pub(super) async fn find(options: &CopyOptions) -> Result<Option<Incoming>> {
+pub(super) async fn find(
+    options: &CopyOptions,
+    retried: Arc<AtomicU64>,
+) -> Result<Option<Incoming>> {
     let format = options.reading.format.as_deref();
-    let (stream, belief) = match &options.source {
-        Address::Stdio => (StreamSource::stdin()?, Belief::Disk),
+    let (stream, belief): (Box<dyn ByteStream>, _) = match &options.source {
+        Address::Stdio => (Box::new(StreamSource::stdin()?), Belief::Disk),
         Address::Path(path) if is_stream(&options.source) => (file(path).await?, Belief::Disk),
         Address::Path(path) if is_enough(options) && is_packed(path, format).await? => {
             (file(path).await?, Belief::File)
         }
+        Address::Http(url) if is_enough(options) => {
+            match web::stream(url, options, retried).await? {
+                Some(stream) => (stream, Belief::File),
+                None => return Ok(None),
+            }
+        }
         _ => return Ok(None),
+    };
+    let stream = match &options.reading.checksum {
+        Some(checksum) => Box::new(Summed::new(stream, checksum)),
+        None => stream,
     };
     let disk = options.reading.disk.as_deref();
     let look = Look {
@@ -40,7 +57,7 @@ pub(super) async fn find(options: &CopyOptions) -> Result<Option<Incoming>> {
         disk,
         belief,
     };
-    match (inside(Box::new(stream), look).await?, belief) {
+    match (inside(stream, look).await?, belief) {
         (Inside::Raw(stream), _) => Ok(Some(Incoming::Raw(stream))),
         (Inside::Vmdk(stream), _) => Ok(Some(Incoming::Vmdk(stream))),
         // It is a file: others can go back in it.
@@ -84,9 +101,9 @@ async fn is_packed(path: &Path, format: Option<&str>) -> Result<bool> {
         .map_err(|error| Error::io("look at the source", error))
 }
 
-async fn file(path: &Path) -> Result<StreamSource> {
+async fn file(path: &Path) -> Result<Box<dyn ByteStream>> {
     let (name, path) = (path.display().to_string(), path.to_owned());
     let file = blocking(move || File::open(path)).await;
     let file = file.map_err(|error| Error::io(format!("open {name}"), error))?;
-    Ok(StreamSource::new(file.into(), name))
+    Ok(Box::new(StreamSource::new(file.into(), name)))
 }

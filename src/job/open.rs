@@ -186,7 +186,7 @@ async fn open_storage(
         Address::Http(url) => {
             let source = match web::open(url, reading, options).await? {
                 http::Opened::InParts(source) => source,
-                http::Opened::Whole(whole) => return Err(web::only_whole(&whole.name)),
+                http::Opened::Whole(whole) => return Err(web::only_whole(whole.name())),
             };
             return Ok((Arc::new(source), None));
         }
@@ -230,7 +230,12 @@ pub fn host_of(address: &Address) -> Option<String> {
     }
 }
 
-fn client_options(address: &Address, tuning: &Tuning, retried: Arc<AtomicU64>) -> ClientOptions {
+/// How a server is talked to.
+pub(super) fn client_options(
+    address: &Address,
+    tuning: &Tuning,
+    retried: Arc<AtomicU64>,
+) -> ClientOptions {
     ClientOptions {
         connections: tuning
             .connections

@@ -26,7 +26,7 @@ pub(super) async fn attempt(
 ) -> Result<Outcome> {
     let began = Instant::now();
     check_image_target(options)?;
-    if let Some(incoming) = incoming::find(options).await? {
+    if let Some(incoming) = incoming::find(options, context.counters.retries.clone()).await? {
         let copied = match incoming {
             Incoming::Vmdk(stream) => super::forward::run(stream, options, context).await,
             Incoming::Raw(stream) => super::stream::run(stream, options, context).await,

@@ -1,41 +1,65 @@
 //! Disk images on web servers: files that cannot be looked at as files.
 
-use super::options::Reading;
+use super::open::client_options;
+use super::options::{CopyOptions, Reading};
 use crate::error::{Error, Kind, Result};
 use crate::extent::ByteRange;
-use crate::format::{self, Storage};
+use crate::format::{self, Storage, Wrapper};
 use crate::nbd::client::Options as ClientOptions;
 use crate::source::Source;
 use crate::source::http::{self, HttpOptions};
 use crate::source::image::SourceStorage;
+use crate::source::stream::{Ahead, ByteStream};
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 
 /// What is on a web server is a file: it is what it looks like, unless the user says what it is.
 ///
 /// # Errors
-/// It is compressed as a whole, or cannot be read.
+/// It cannot be read.
 pub(super) async fn as_a_file(storage: &Arc<dyn Source>, reading: &Reading) -> Result<Reading> {
     let mut reading = reading.clone();
     if reading.format.is_none() {
         let storage = SourceStorage::new(Arc::clone(storage));
         let head = ByteRange::new(0, storage.size().min(8));
         let head = format::read_range(&storage, "first bytes", head).await?;
-        let magics: [(&[u8], &str); 3] = [
-            (&[0x1f, 0x8b, 8], "gzip"),
-            (&[0xfd, b'7', b'z', b'X', b'Z', 0], "xz"),
-            (&[0x28, 0xb5, 0x2f, 0xfd], "zstd"),
-        ];
-        if let Some((_, name)) = magics.iter().find(|(magic, _)| head.starts_with(magic)) {
-            let what = format!(
-                "{} is {name} data, which can only be read forward",
-                storage.identity()
-            );
-            let hint = "unpack it first, or add -f raw if those are the bytes of the disk";
-            return Err(Error::new(Kind::Unsupported, what).hint(hint));
+        if let Some(wrapper) = Wrapper::of(&head) {
+            // What only comes forward is refused by who opens it.
+            reading.format = Some(wrapper.to_string());
+            return Ok(reading);
         }
         reading.format = Some(format::probe(&storage).await?.name().to_owned());
     }
     Ok(reading)
+}
+
+/// The object as something that is read forward, if it has to be: it is compressed as a whole, or
+/// the server gives no parts of it.
+///
+/// # Errors
+/// As for [`open`].
+pub(super) async fn stream(
+    url: &str,
+    options: &CopyOptions,
+    retried: Arc<AtomicU64>,
+) -> Result<Option<Box<dyn ByteStream>>> {
+    let reading = &options.reading;
+    let client = client_options(&options.source, &options.tuning, retried);
+    let source: Arc<dyn Source> = match open(url, reading, client).await? {
+        http::Opened::Whole(whole) => return Ok(Some(Box::new(whole))),
+        http::Opened::InParts(source) => Arc::new(source),
+    };
+    let is_wrapped = match &reading.format {
+        Some(format) => Wrapper::split(format).1.is_some(),
+        None => {
+            let storage = SourceStorage::new(Arc::clone(&source));
+            let head = ByteRange::new(0, storage.size().min(8));
+            let head = format::read_range(&storage, "first bytes", head).await?;
+            Wrapper::of(&head).is_some()
+        }
+    };
+    let ahead = || Box::new(Ahead::new(source)) as Box<dyn ByteStream>;
+    Ok(is_wrapped.then(ahead))
 }
 
 /// Looks at an object on a web server.

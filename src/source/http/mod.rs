@@ -9,19 +9,20 @@
 //!  access.rs  who asks, and whom we believe: files and the environment, never the URL
 //!  sign.rs    how a request is made one that the server lets in: s3.rs, gcs.rs
 //!  mod.rs     the object in parts, as a Source
+//!  whole.rs   the object as it comes once, in order: no Source
 //! ```
-//!
-//! Not here: an object that can only be had as a whole is no `Source`.
 
 mod access;
 mod gcs;
 mod s3;
 mod sign;
+mod whole;
 
 pub use access::{Access, Login, PASSWORD};
 pub use gcs::Gcs;
 pub use s3::S3;
 pub use sign::{AsItIs, Sign, Signed};
+pub use whole::Whole;
 
 use super::Source;
 use crate::buffer::Buffer;
@@ -66,17 +67,6 @@ pub enum Opened {
     InParts(HttpSource),
     /// It comes once, in order.
     Whole(Whole),
-}
-
-/// An object that comes once, in order: the answer that holds it.
-#[derive(Debug)]
-pub struct Whole {
-    /// The answer, of which nothing was read yet.
-    pub reply: Reply,
-    /// Its bytes, if the server says.
-    pub size: Option<u64>,
-    /// How people know it.
-    pub name: String,
 }
 
 /// An object on a web server that is read by ranges. See the [module](self).
@@ -193,7 +183,7 @@ pub async fn open(sign: Arc<dyn Sign>, options: &HttpOptions) -> Result<Opened> 
     };
     let (size, version) = match found {
         Found::InParts { size, version } => (size, version),
-        Found::Whole { size, .. } => return Ok(Opened::Whole(Whole { reply, size, name })),
+        Found::Whole { size, .. } => return Ok(Opened::Whole(Whole::new(reply, size, name))),
     };
     reply.pass_over().await;
     Ok(Opened::InParts(HttpSource::new(

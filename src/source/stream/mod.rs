@@ -6,15 +6,22 @@
 //!  unwrap.rs  what is compressed as a whole, unpacked as it comes
 //!  footer.rs  a raw disk that turns out to be a fixed VHD
 //!  ova.rs     the disk of an OVA that comes as a stream
+//!  ahead.rs   a disk that could be read anywhere, read in order
+//!  summed.rs  a stream whose bytes must have a checksum
 //!  inside.rs  what a stream turns out to be
 //! ```
 
+mod ahead;
 mod footer;
 mod inside;
 mod ova;
+mod summed;
 mod unwrap;
 
+pub use ahead::Ahead;
+pub(crate) use ahead::take;
 pub use inside::{Belief, Inside, Look, inside, is_wrapped};
+pub use summed::Summed;
 pub use unwrap::Unwrap;
 
 use crate::buffer::Buffer;

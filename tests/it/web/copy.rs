@@ -211,3 +211,29 @@ fn an_object_that_has_moved_is_followed_and_found_again_when_it_moves_on() {
     assert_eq!(hops, 1, "where it is was not remembered");
     assert_eq!(fs::metadata(&target).unwrap().len(), SIZE);
 }
+
+#[test]
+fn what_is_compressed_or_comes_only_as_a_whole_is_read_forward() {
+    let (room, web) = web("location = /whole { max_ranges 0; alias $DIR/files/disk; }");
+    let disk = web.file("disk").display().to_string();
+    run("gzip", ["-1", "-k", &disk]);
+    run("xz", ["-0", "-k", &disk]);
+    for name in ["disk.gz", "disk.xz", "whole"] {
+        let file = web.file(if name == "whole" { "disk" } else { name });
+        let line = run("sha256sum", [file]);
+        let sum = format!("sha256:{}", line.split(' ').next().unwrap());
+        let wrong = format!("sha256:{}", "0".repeat(64));
+        let (url, target) = (web.url(name), room.path(name));
+        room.diskferry(copy(&url, &target, &["--source-checksum", &wrong]))
+            .fails(MISMATCH, &["checksum mismatch"]);
+        assert!(!target.exists(), "{name}");
+        room.diskferry(copy(&url, &target, &["--source-checksum", &sum]))
+            .ok();
+        assert_same_bytes(&web.file("disk"), &target);
+    }
+    let wrapped = web.served();
+    let wrapped = wrapped
+        .iter()
+        .filter(|it| it.path == "/disk.gz" && it.status == 206);
+    assert!(wrapped.count() > 10, "it was not read in parts");
+}

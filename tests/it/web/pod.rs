@@ -284,3 +284,24 @@ fn an_object_in_s3_or_google_cloud_storage_is_imported() {
     assert_eq!(pod.import(0, "gcs", &gcs.url(), &[]), DONE);
     assert_same_bytes(&room.path("disk"), &pod.disk());
 }
+
+#[test]
+fn an_image_that_is_compressed_as_a_whole_needs_no_scratch_space() {
+    let (_room, web) = web("location = /whole { max_ranges 0; alias $DIR/files/disk; }");
+    run(
+        "gzip",
+        ["-1", "-k", &web.file("disk").display().to_string()],
+    );
+    for name in ["disk.gz", "whole"] {
+        for pod in [Pod::new(), Pod::with_device(SIZE)] {
+            assert_eq!(pod.import(0, "http", &web.url(name), &[]), DONE, "{name}");
+            assert_same_bytes(&web.file("disk"), &pod.disk());
+        }
+        let small = Pod::with_device(SIZE - (1 << 20));
+        let message = small.import(1, "http", &web.url(name), &[]);
+        assert!(
+            message.contains("is larger than the reported available"),
+            "{message}"
+        );
+    }
+}
