@@ -34,3 +34,18 @@ fn a_window_that_opens_in_the_middle_of_a_pass_takes_effect_then() {
     stage.finish(run).ok();
     stage.assert_moved();
 }
+
+#[test]
+fn what_has_changed_since_the_last_point_is_told_before_there_is_a_second_pass() {
+    let stage = Stage::new(SIZE, "precopy-interval: 1h");
+    let run = stage.migrate();
+    stage.until_durable(1);
+    until("changes", || {
+        let status = stage.status();
+        let changed = |disk: usize| status["disks"][disk]["changed"].as_u64().unwrap_or(0);
+        let outage = &status["forecast"]["outage"]["millis"];
+        changed(0) > 65536 && changed(1) > 65536 && outage.as_u64().is_some_and(|time| time > 0)
+    });
+    assert_eq!(stage.status()["point"], 1, "another pass was needed for it");
+    run.kill();
+}
