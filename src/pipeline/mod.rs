@@ -13,13 +13,11 @@
 //!  team.rs      request slots, so that jobs end together   pure
 //!  pace.rs      when a barrier is due                     pure
 //!  sizer.rs     how long a request should be              pure
-//!  flight.rs    how many bytes may be in flight           pure
 //!  ledger.rs    who records what is done
 //!  stop.rs      a signal asks for an orderly end
 //! ```
 
 pub mod counters;
-mod flight;
 mod known;
 mod ledger;
 mod pace;

@@ -14,7 +14,7 @@ use crate::target::{Target, Zeroing};
 use bytes::Bytes;
 use std::ops::Range;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 const BLOCK_LEN: usize = 64 * 1024;
 const _: () = assert!(BLOCK_LEN as u64 == BLOCK);
@@ -43,8 +43,6 @@ pub(super) struct Settled {
     pub(super) step: Step,
     /// What it put on the target.
     pub(super) parts: Vec<Part>,
-    /// How long that took, what it waited for a limit left out.
-    pub(super) took: Duration,
 }
 
 /// A part of the target that was written.
@@ -66,7 +64,6 @@ pub(super) async fn run(shared: Arc<Shared>, step: Step) -> Result<Settled> {
             Counters::spent(&shared.counters.limit_wait, waited);
         }
     }
-    let began = Instant::now();
     let parts = match step {
         Step::Zero(range) => {
             shared.claim(&[range]).await?;
@@ -75,8 +72,7 @@ pub(super) async fn run(shared: Arc<Shared>, step: Step) -> Result<Settled> {
         }
         Step::Copy(range) => shared.copy(range).await?,
     };
-    let took = began.elapsed();
-    Ok(Settled { step, parts, took })
+    Ok(Settled { step, parts })
 }
 
 impl Shared {
