@@ -36,7 +36,7 @@ const NAME_THE_AUTHORITY: &str =
 pub struct Manners {
     /// Whose certificate is believed.
     pub trust: Trust,
-    /// Headers for the host of the first URL and no other.
+    /// Headers for the server of the first URL, port and all, and no other.
     pub own: HeaderMap,
     /// How long a server may say nothing.
     pub patience: Duration,
@@ -230,13 +230,12 @@ impl Client {
             .header(HOST, host)
             .header(USER_AGENT, AGENT)
             .header(ACCEPT_ENCODING, "identity");
-        let home = &self.shared.home;
-        let there = server.connector.origin();
+        let is_home = *server.connector.origin() == self.shared.home;
         if let Some(all) = request.headers_mut() {
-            if there.host == home.host && there.tls >= home.tls {
+            if is_home {
                 put(all, &self.shared.manners.own);
             }
-            put(all, headers);
+            put(all, &meant_for(headers, is_home));
             if let Some(login) = proxy.and_then(|proxy| proxy.basic_auth()) {
                 all.insert(PROXY_AUTHORIZATION, login.clone());
             }
@@ -295,6 +294,15 @@ fn next(at: &Url, status: StatusCode, headers: &HeaderMap) -> Result<Option<Url>
     }
 }
 
+/// Those of `headers` that a server may see. A secret, such as a token, is for the one at home only:
+/// another port may be another's.
+fn meant_for(headers: &HeaderMap, is_home: bool) -> HeaderMap {
+    let may = |value: &HeaderValue| is_home || !value.is_sensitive();
+    let seen = headers.iter().filter(|(_, value)| may(value));
+    seen.map(|(name, value)| (name.clone(), value.clone()))
+        .collect()
+}
+
 /// Puts headers over those of the same name.
 fn put(all: &mut HeaderMap, more: &HeaderMap) {
     for name in more.keys() {
@@ -308,9 +316,9 @@ fn put(all: &mut HeaderMap, more: &HeaderMap) {
 
 #[cfg(test)]
 mod tests {
-    use super::{next, shown};
+    use super::{meant_for, next, shown};
     use crate::error::Kind;
-    use hyper::header::LOCATION;
+    use hyper::header::{AUTHORIZATION, HeaderValue, LOCATION, RANGE};
     use hyper::{HeaderMap, StatusCode};
     use url::Url;
 
@@ -350,6 +358,17 @@ mod tests {
             let error = next(&at, StatusCode::FOUND, &to(location)).unwrap_err();
             assert_eq!(error.kind(), Kind::Refused, "{location}");
         }
+    }
+
+    #[test]
+    fn a_token_does_not_go_where_a_server_sends_us() {
+        let mut token = HeaderValue::from_static("Bearer t0ken");
+        token.set_sensitive(true);
+        let range = HeaderValue::from_static("bytes=0-0");
+        let all = HeaderMap::from_iter([(AUTHORIZATION, token), (RANGE, range)]);
+        assert_eq!(meant_for(&all, true), all);
+        let elsewhere = meant_for(&all, false);
+        assert!(elsewhere.contains_key(RANGE) && !elsewhere.contains_key(AUTHORIZATION));
     }
 
     #[test]

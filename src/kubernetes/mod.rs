@@ -29,13 +29,7 @@ use std::collections::{BTreeMap, BTreeSet};
 /// # Errors
 /// Something in a plan cannot be had in a pod; the line says what.
 pub fn render(migrations: &[Migration], wish: &Wish) -> Result<String> {
-    let mut seen = BTreeSet::new();
-    for migration in migrations {
-        if !seen.insert(migration.name()) {
-            let what = format!("two VMs would be called {}", migration.name());
-            return Err(Error::new(Kind::Usage, what).hint("the names of VMs must differ"));
-        }
-    }
+    check_names(migrations)?;
     let objects = match wish.indexed {
         true => indexed(migrations, wish)?,
         false => each(migrations, wish)?,
@@ -53,6 +47,24 @@ pub fn render(migrations: &[Migration], wish: &Wish) -> Result<String> {
     Ok(text)
 }
 
+/// Two VMs under one name would replace each other; two disks on one claim would destroy each other.
+fn check_names(migrations: &[Migration]) -> Result<()> {
+    let (mut names, mut claims) = (BTreeSet::new(), BTreeMap::new());
+    for migration in migrations {
+        if !names.insert(migration.name()) {
+            let what = format!("two VMs would be called {}", migration.name());
+            return Err(Error::new(Kind::Usage, what).hint("the names of VMs must differ"));
+        }
+        for (claim, what) in migration.claims()? {
+            if let Some(other) = claims.insert(claim.clone(), what.clone()) {
+                let what = format!("{other} and {what} would both be on the claim {claim}");
+                return Err(Error::new(Kind::Usage, what).hint("give one of them another name"));
+            }
+        }
+    }
+    Ok(())
+}
+
 /// A Job for each VM.
 fn each(migrations: &[Migration], wish: &Wish) -> Result<Vec<Value>> {
     let mut objects = Vec::new();
@@ -62,7 +74,7 @@ fn each(migrations: &[Migration], wish: &Wish) -> Result<Vec<Value>> {
         objects.push(plan_map(&name, wish, &BTreeMap::from([text])));
         if wish.storage_class.is_some() {
             objects.extend(claims(migration, wish)?);
-            objects.push(state_claim(&name, wish));
+            objects.push(state_claim(migration, wish));
         }
         objects.push(job(migration, wish)?);
     }

@@ -3,14 +3,26 @@
 /// What a Job may have, so that its pods' names still fit.
 const LONGEST: usize = 52;
 
-/// `text` as a name: what does not fit in one is a dash.
+/// What a claim may have (RFC 1123, subdomains), with room for what is put behind it.
+const LONGEST_CLAIM: usize = 240;
+
+/// `text` as the name of a Job: what does not fit in one is a dash.
 pub(super) fn name(text: &str) -> String {
+    cut(text, LONGEST)
+}
+
+/// The same for a claim. Cut as short as a Job's, the disks of a VM with a long name would be one.
+pub(super) fn claim(text: &str) -> String {
+    cut(text, LONGEST_CLAIM)
+}
+
+fn cut(text: &str, longest: usize) -> String {
     let fit = |c: char| match c.to_ascii_lowercase() {
         c if c.is_ascii_alphanumeric() => c,
         _ => '-',
     };
     let all: String = text.chars().map(fit).collect();
-    let cut: String = all.trim_matches('-').chars().take(LONGEST).collect();
+    let cut: String = all.trim_matches('-').chars().take(longest).collect();
     match cut.trim_end_matches('-') {
         "" => "vm".to_owned(),
         cut => cut.to_owned(),

@@ -73,8 +73,8 @@ pub(super) fn claims(migration: &Migration, wish: &Wish) -> Result<Vec<Value>> {
 }
 
 /// A file system for the journals, and what else must outlive a pod.
-pub(super) fn state_claim(name: &str, wish: &Wish) -> Value {
-    claim(&format!("{name}-state"), wish, "Filesystem", STATE)
+pub(super) fn state_claim(migration: &Migration, wish: &Wish) -> Value {
+    claim(&migration.state_claim(), wish, "Filesystem", STATE)
 }
 
 /// One VM.

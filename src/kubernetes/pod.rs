@@ -187,7 +187,7 @@ pub(super) fn of_one(migration: &Migration, wish: &Wish) -> Result<Value> {
     let mut parts = Parts::default();
     parts.common(&name);
     parts.guest(&migration.needs()?, wish)?;
-    parts.claimed("state", &format!("{name}-state"));
+    parts.claimed("state", &migration.state_claim());
     parts.mount("state", Path::new(STATE), false);
     let mut files = Vec::new();
     for (number, (disk, goal)) in migration.goals()?.into_iter().enumerate() {

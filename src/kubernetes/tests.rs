@@ -101,6 +101,27 @@ fn one_indexed_job_has_the_vms_of_one_server_and_no_more_at_once_than_allowed() 
 }
 
 #[test]
+fn no_two_disks_are_on_one_claim() {
+    let named = |vm: &str, disk: &str| {
+        let mut migration = plan(vm, "h", &["/dev/a"]);
+        migration.plan.disks[0].name = disk.to_owned();
+        migration
+    };
+    for (one, other) in [
+        (named("a-b", "c"), named("a", "b-c")),
+        (named("a", "d"), named("a-d", "state")),
+        (named("a", "b-state"), named("a-b", "c")),
+    ] {
+        let error = render(&[one, other], &wish()).unwrap_err();
+        assert!(error.line().contains("on the claim a-"), "{}", error.line());
+    }
+    let long = plan(&"v".repeat(63), "h", &["/dev/a", "/dev/b"]);
+    let text = render(&[long], &wish()).unwrap();
+    let claim = |disk: &str| text.contains(&format!("{}-{disk}", "v".repeat(63)));
+    assert!(claim("d0") && claim("d1"), "{text}");
+}
+
+#[test]
 fn what_a_pod_cannot_have_is_refused_and_named() {
     let indexed = Wish {
         indexed: true,

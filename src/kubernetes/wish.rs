@@ -64,7 +64,24 @@ impl Migration {
 
     /// The claim of a disk.
     pub(super) fn claim(&self, disk: &Disk) -> String {
-        names::name(&format!("{}-{}", self.plan.vm, disk.name))
+        names::claim(&format!("{}-{}", self.plan.vm, disk.name))
+    }
+
+    /// Every claim of its pod, and what is on it.
+    pub(super) fn claims(&self) -> Result<Vec<(String, String)>> {
+        let vm = &self.plan.vm;
+        let on_block = |(disk, goal)| match goal {
+            Goal::Block(_) => Some((self.claim(disk), format!("disk {} of {vm}", disk.name))),
+            _ => None,
+        };
+        let mut claims: Vec<_> = self.goals()?.into_iter().filter_map(on_block).collect();
+        claims.push((self.state_claim(), format!("the state of {vm}")));
+        Ok(claims)
+    }
+
+    /// The claim of what must outlive the pod.
+    pub(super) fn state_claim(&self) -> String {
+        format!("{}-state", self.name())
     }
 
     /// What each target is to the pod.
