@@ -18,6 +18,8 @@
 //!  find.rs       the VM, the disk and the snapshot that are meant
 //!  vddk.rs       a disk of a VM           blank.rs   an empty disk
 //!  image.rs      which image is imported  web.rs     an image on a server
+//!  wishes.rs     what every import asks of the engine                pure
+//!  teller.rs     what the engine tells, in the log
 //!  patience.rs   the same again, while it fails for a moment
 //! ```
 //!
@@ -35,8 +37,10 @@ mod place;
 mod quantity;
 mod serve;
 mod settings;
+mod teller;
 mod vddk;
 mod web;
+mod wishes;
 
 use crate::pipeline::Stop;
 use message::Message;

@@ -6,25 +6,23 @@ use super::metrics::Gauge;
 use super::patience::patiently;
 use super::place::Place;
 use super::settings::{Checkpoint, PASSWORD, Settings, VmDisk};
+use super::teller::Teller;
+use super::wishes::options;
 use super::{End, log};
-use crate::address::Address;
 use crate::authority;
 use crate::changes::Baseline;
 use crate::changes::vsphere::unbelieved;
-use crate::digest::Algorithm;
-use crate::endpoint::ServedBy;
 use crate::error::{Error, Kind, Result};
-use crate::job::options::{CopyOptions, JournalPlace, Making, Pass, Reading, Tuning, Zeroes};
+use crate::job::options::{CopyOptions, JournalPlace, Pass, Zeroes};
 use crate::job::{self, Context};
 use crate::pipeline::Stop;
-use crate::report::{Event, Reporter};
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use std::env;
 use std::fs;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::process;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 /// Where CDI's side car puts VMware's library.
 const LIBDIR: &str = "opt/vmware-vix-disklib-distrib";
@@ -215,36 +213,22 @@ impl Import<'_> {
             (JournalPlace::None, false) => Some(self.settings.verify.unwrap_or(false)),
             _ => self.settings.verify,
         };
+        let source = self.address(found).parse()?;
+        let engine = options(self.settings, source, place, journal);
         Ok(CopyOptions {
-            source: self.address(found).parse()?,
-            reading: Reading::default(),
-            target: Address::Path(place.path.clone()),
-            making: Making::default(),
             pass: Pass {
                 changes_since: way.since.clone(),
                 is_final,
             },
-            // The volume is the controller's to give; what an earlier pod left in it is ours.
-            overwrite: true,
             // A disk that a delta is for was copied by somebody: by storage offload, or by a pod that
             // kept no journal.
             adopt: true,
-            restart: false,
-            // As the original: whether a guest copes is decided by how its VM will be made.
-            allow_sector_mismatch: true,
             verify: proof,
-            distrust_ppm: 0,
-            digest: Algorithm::default(),
-            tuning: Tuning {
-                connections: self.settings.sessions,
-                retry: self.settings.retry,
-                ..Tuning::default()
-            },
             zeroes: Zeroes {
                 allocated: self.settings.preallocation && !is_delta,
                 ..Zeroes::default()
             },
-            journal,
+            ..engine
         })
     }
 
@@ -294,52 +278,4 @@ fn forget(journal: &Path) -> Result<()> {
         }
     }
     Ok(())
-}
-
-/// Hears what the engine tells, and logs what people look for in the logs of importers.
-#[derive(Default)]
-pub(super) struct Teller {
-    served: Mutex<ServedBy>,
-    percent: Mutex<u64>,
-}
-
-impl Teller {
-    fn served(&self) -> ServedBy {
-        let served = self.served.lock().unwrap_or_else(PoisonError::into_inner);
-        served.clone()
-    }
-}
-
-impl Reporter for Teller {
-    fn event(&self, event: &Event) {
-        match event {
-            Event::ServedBy(served) => {
-                log(&format!("VDDK version in-use: {}", served.version));
-                log(&format!("VDDK connected to host: {}", served.host));
-                *self.served.lock().unwrap_or_else(PoisonError::into_inner) = served.clone();
-            }
-            Event::Progress {
-                totals,
-                size,
-                throughput,
-                ..
-            } => {
-                let percent = totals
-                    .position
-                    .saturating_mul(100)
-                    .checked_div(*size)
-                    .unwrap_or(0);
-                let mut told = self.percent.lock().unwrap_or_else(PoisonError::into_inner);
-                if percent > *told {
-                    *told = percent;
-                    log(&format!(
-                        "Transferred {}/{size} bytes ({percent}%) at {throughput} bytes/second overall",
-                        totals.position
-                    ));
-                }
-            }
-            Event::Warning { message } => log(message),
-            _ => {}
-        }
-    }
 }

@@ -6,13 +6,13 @@ use super::metrics::Gauge;
 use super::patience::patiently;
 use super::place::Place;
 use super::settings::Settings;
-use super::vddk::Teller;
+use super::teller::Teller;
+use super::wishes::options;
 use super::{End, log};
 use crate::address::Address;
-use crate::digest::Algorithm;
 use crate::error::{Error, Kind, Result};
 use crate::http::trust::Trust;
-use crate::job::options::{CopyOptions, JournalPlace, Making, Pass, Reading, Tuning, Zeroes};
+use crate::job::options::{CopyOptions, JournalPlace, Reading};
 use crate::job::{self, Context};
 use crate::pipeline::Stop;
 use crate::secret::{Place as SecretPlace, Secret};
@@ -199,35 +199,14 @@ impl Import<'_> {
             Some(path) => JournalPlace::Path(path.clone()),
             None => JournalPlace::None,
         };
+        let engine = options(self.settings, source, place, journal);
         Ok(CopyOptions {
-            source,
             reading: Reading {
                 access: self.access(signer)?,
                 checksum: self.image.checksum.clone(),
                 ..Reading::default()
             },
-            target: Address::Path(place.path.clone()),
-            making: Making::default(),
-            pass: Pass::default(),
-            // The volume is the controller's to give; what an earlier pod left in it is ours.
-            overwrite: true,
-            adopt: false,
-            restart: false,
-            // As the original: whether a guest copes is decided by how its VM will be made.
-            allow_sector_mismatch: true,
-            verify: Some(self.settings.verify.unwrap_or(false)),
-            distrust_ppm: 0,
-            digest: Algorithm::default(),
-            tuning: Tuning {
-                connections: self.settings.sessions,
-                retry: self.settings.retry,
-                ..Tuning::default()
-            },
-            zeroes: Zeroes {
-                allocated: self.settings.preallocation,
-                ..Zeroes::default()
-            },
-            journal,
+            ..engine
         })
     }
 
