@@ -20,17 +20,24 @@ use std::sync::atomic::AtomicU64;
 pub(super) async fn as_a_file(storage: &Arc<dyn Source>, reading: &Reading) -> Result<Reading> {
     let mut reading = reading.clone();
     if reading.format.is_none() {
-        let storage = SourceStorage::new(Arc::clone(storage));
-        let head = ByteRange::new(0, storage.size().min(8));
-        let head = format::read_range(&storage, "first bytes", head).await?;
-        if let Some(wrapper) = Wrapper::of(&head) {
+        reading.format = Some(match wrapper(storage).await? {
             // What only comes forward is refused by who opens it.
-            reading.format = Some(wrapper.to_string());
-            return Ok(reading);
-        }
-        reading.format = Some(format::probe(&storage).await?.name().to_owned());
+            Some(wrapper) => wrapper.to_string(),
+            None => {
+                let storage = SourceStorage::new(Arc::clone(storage));
+                format::probe(&storage).await?.name().to_owned()
+            }
+        });
     }
     Ok(reading)
+}
+
+/// How the object is compressed as a whole, if its first bytes say that it is.
+async fn wrapper(source: &Arc<dyn Source>) -> Result<Option<Wrapper>> {
+    let storage = SourceStorage::new(Arc::clone(source));
+    let head = ByteRange::new(0, storage.size().min(8));
+    let head = format::read_range(&storage, "first bytes", head).await?;
+    Ok(Wrapper::of(&head))
 }
 
 /// The object as something that is read forward, if it has to be: it is compressed as a whole, or
@@ -51,12 +58,7 @@ pub(super) async fn stream(
     };
     let is_wrapped = match &reading.format {
         Some(format) => Wrapper::split(format).1.is_some(),
-        None => {
-            let storage = SourceStorage::new(Arc::clone(&source));
-            let head = ByteRange::new(0, storage.size().min(8));
-            let head = format::read_range(&storage, "first bytes", head).await?;
-            Wrapper::of(&head).is_some()
-        }
+        None => wrapper(&source).await?.is_some(),
     };
     let ahead = || Box::new(Ahead::new(source)) as Box<dyn ByteStream>;
     Ok(is_wrapped.then(ahead))

@@ -22,7 +22,8 @@ pub mod sysfs;
 pub mod tables;
 
 use crate::error::{Error, Kind, Result};
-use std::io;
+use std::fs::File;
+use std::io::{self, Read};
 use tokio::sync::oneshot;
 
 /// Runs `work`, which computes, on the processors that are kept for that.
@@ -36,6 +37,16 @@ pub async fn computing<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'sta
     result
         .await
         .map_err(|gone| Error::new(Kind::Io, "compute").because(gone))
+}
+
+/// Random bytes, for names that nothing else has. Blocks for a moment.
+///
+/// # Errors
+/// `/dev/urandom` is not there.
+pub fn random<const N: usize>() -> io::Result<[u8; N]> {
+    let mut bytes = [0; N];
+    File::open("/dev/urandom")?.read_exact(&mut bytes)?;
+    Ok(bytes)
 }
 
 /// Runs `work`, which may block, away from the threads that wait for the network.

@@ -13,11 +13,9 @@ use crate::endpoint::{Identity, Limits};
 use crate::error::{Error, Kind, Result};
 use crate::extent::ByteRange;
 use crate::format::vhd::{SECTOR, fixed_footer};
-use crate::sys::blocking;
+use crate::sys::{blocking, random};
 use async_trait::async_trait;
 use bytes::Bytes;
-use std::fs::File;
-use std::io::Read;
 use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -127,10 +125,6 @@ impl Target for VhdTarget {
         let end = self.end();
         self.draft.set_length(end).await.map_err(failed)?;
         self.draft.flush().await?;
-        let random = || {
-            let mut id = [0; 16];
-            File::open("/dev/urandom")?.read_exact(&mut id).map(|()| id)
-        };
         let id = blocking(random).await.map_err(failed)?;
         let now = SystemTime::now().duration_since(UNIX_EPOCH);
         let now = now.map_or(0, |now| now.as_secs().saturating_sub(EPOCH));

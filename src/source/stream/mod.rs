@@ -78,21 +78,15 @@ impl ByteStream for Peeked {
         if self.head.is_empty() {
             return self.rest.next(buffer).await;
         }
-        let wanted = buffer.len();
-        let known = self.head.split_to(self.head.len().min(wanted));
-        let more = match wanted.saturating_sub(known.len()) {
+        let mut filled = take(&mut self.head, &mut buffer, 0);
+        let left = buffer.len().saturating_sub(filled);
+        let more = match left {
             0 => None,
-            len => self.rest.next(Buffer::unbudgeted(len)).await?,
+            left => self.rest.next(Buffer::unbudgeted(left)).await?,
         };
-        let more = more.as_deref().unwrap_or_default();
-        let bytes = known.iter().chain(more);
-        let filled = buffer
-            .iter_mut()
-            .zip(bytes)
-            .fold(0usize, |count, (to, from)| {
-                *to = *from;
-                count.saturating_add(1)
-            });
+        if let Some(more) = more {
+            filled = filled.saturating_add(take(&mut more.freeze(), &mut buffer, filled));
+        }
         buffer.truncate(filled);
         Ok(Some(buffer))
     }

@@ -15,12 +15,11 @@ use crate::digest::is_zero;
 use crate::endpoint::{Identity, Limits};
 use crate::error::{Error, Kind, Result};
 use crate::extent::ByteRange;
-use crate::sys::blocking;
+use crate::sys::{blocking, random};
 use async_trait::async_trait;
 use bytes::Bytes;
 use head::Shape;
-use std::fs::File;
-use std::io::{self, Read};
+use std::io;
 use std::path::Path;
 use tokio::sync::Mutex;
 
@@ -194,12 +193,7 @@ impl VhdxTarget {
 
 /// Names that no other file has. Blocks.
 fn ids() -> io::Result<[[u8; 16]; 3]> {
-    let mut ids = [[0; 16]; 3];
-    let mut random = File::open("/dev/urandom")?;
-    for id in &mut ids {
-        random.read_exact(id)?;
-    }
-    Ok(ids)
+    Ok([random()?, random()?, random()?])
 }
 
 fn length(bytes: u64) -> usize {
