@@ -10,7 +10,7 @@ use crate::address::Address;
 use crate::error::{Error, Kind, Result};
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
-use std::fs::{File, Metadata};
+use std::fs::{self, File, Metadata};
 use std::io;
 use std::os::unix::fs::FileTypeExt;
 
@@ -24,14 +24,15 @@ pub(super) fn devices(plan: &Plan) -> Result<Vec<File>> {
         let Address::Path(path) = &disk.target else {
             continue;
         };
-        // What is not there, or cannot be opened, is told when it is checked as a target.
+        // Looked at before it is opened: opening a pipe would wait for whoever fills it.
+        let is_device = |facts: Metadata| facts.file_type().is_block_device();
+        if !fs::metadata(path).is_ok_and(is_device) {
+            continue;
+        }
+        // What cannot be opened is told when it is checked as a target.
         let Ok(device) = File::open(path) else {
             continue;
         };
-        let is_device = |facts: Metadata| facts.file_type().is_block_device();
-        if !device.metadata().is_ok_and(is_device) {
-            continue;
-        }
         match flock(&device, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => claimed.push(device),
             Err(Errno::WOULDBLOCK) => {
