@@ -108,6 +108,17 @@ impl<'a> Pod<'a> {
         Running::start(self.command(changes))
     }
 
+    /// Starts the pod, and kills it once something of its work is recorded in `journal`.
+    pub(crate) fn kill_after_a_barrier(&self, changes: &[(&str, &str)], journal: &str) {
+        let running = self.start(changes);
+        let deadline = Instant::now() + Duration::from_secs(60);
+        while fs::metadata(journal).map_or(0, |meta| meta.len()) < 700 {
+            assert!(Instant::now() < deadline, "no barrier");
+            sleep(Duration::from_millis(20));
+        }
+        running.kill();
+    }
+
     /// Runs the pod to its end, which must be `code`; gives its termination message.
     #[track_caller]
     pub(crate) fn import(&self, code: i32, changes: &[(&str, &str)]) -> String {
@@ -414,13 +425,7 @@ fn a_restarted_container_goes_on_where_its_journal_says() {
         ("DISKFERRY_JOURNAL", &*journal),
         ("DISKFERRY_VERIFY", "true"),
     ];
-    let running = pod.start(&env);
-    let deadline = Instant::now() + Duration::from_secs(60);
-    while fs::metadata(&journal).map_or(0, |meta| meta.len()) < 700 {
-        assert!(Instant::now() < deadline, "no barrier");
-        sleep(Duration::from_millis(20));
-    }
-    running.kill();
+    pod.kill_after_a_barrier(&env, &journal);
     vcenter.tell("expire");
     vcenter.vddk(&[]);
     assert_eq!(pod.import(0, &env), GOLDEN);

@@ -5,8 +5,6 @@ use crate::rig::Vcenter;
 use std::fs::{self, File};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
-use std::thread::sleep;
-use std::time::{Duration, Instant};
 
 /// Bytes that were written to a block device since it is there.
 fn written(device: &Path) -> u64 {
@@ -142,13 +140,7 @@ fn a_delta_onto_a_copy_of_somebody_elses_is_gone_on_with_after_a_restart() {
         ("IMPORTER_PREVIOUS_CHECKPOINT", &*since),
         ("DISKFERRY_JOURNAL", &*journal),
     ];
-    let running = pod.start(&delta);
-    let deadline = Instant::now() + Duration::from_secs(60);
-    while fs::metadata(&journal).map_or(0, |meta| meta.len()) < 700 {
-        assert!(Instant::now() < deadline, "no barrier");
-        sleep(Duration::from_millis(20));
-    }
-    running.kill();
+    pod.kill_after_a_barrier(&delta, &journal);
     vcenter.tell("expire");
     vcenter.vddk(&[]);
     let log = vcenter.vddk_log().len();

@@ -48,6 +48,19 @@ fn lost(outcome: &Outcome) -> Vec<Value> {
         .collect()
 }
 
+/// The one time that tracking was lost, of the first disk.
+#[track_caller]
+fn lost_once(outcome: &Outcome, for_good: bool) -> Value {
+    let mut lost = lost(outcome);
+    assert_eq!(lost.len(), 1, "told once: {lost:?}");
+    let lost = lost.remove(0);
+    assert_eq!(
+        (&lost["disk"], &lost["for_good"]),
+        (&json!("system"), &json!(for_good))
+    );
+    lost
+}
+
 /// What a disk's tracker told, pass by pass.
 fn told(status: &Value, disk: usize) -> Vec<Value> {
     let passes = status["passes"].as_array().unwrap().iter();
@@ -73,14 +86,7 @@ fn a_bitmap_that_was_cleared_is_caught_and_its_disk_is_compared_in_every_later_p
     stage.steer("cutover").ok();
     let outcome = stage.finish(run).ok();
     stage.assert_moved();
-    let lost = lost(&outcome);
-    let [lost] = &lost[..] else {
-        panic!("told once: {lost:?}")
-    };
-    assert_eq!(
-        (&lost["disk"], &lost["for_good"]),
-        (&json!("system"), &json!(true))
-    );
+    let lost = lost_once(&outcome, true);
     let why = lost["why"].as_str().unwrap();
     assert!(why.contains("left out a change at offset 0x"), "{why}");
     let status = stage.status();
@@ -100,14 +106,7 @@ fn a_bitmap_that_was_removed_costs_one_pass_that_compares_and_tracking_goes_on()
     stage.steer("cutover").ok();
     let outcome = stage.finish(run).ok();
     stage.assert_moved();
-    let lost = lost(&outcome);
-    let [lost] = &lost[..] else {
-        panic!("told once: {lost:?}")
-    };
-    assert_eq!(
-        (&lost["disk"], &lost["for_good"]),
-        (&json!("system"), &json!(false))
-    );
+    lost_once(&outcome, false);
     let system = told(&stage.status(), 0);
     assert!(
         system[1].is_null() && system[2..].iter().all(Value::is_u64),
