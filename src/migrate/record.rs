@@ -257,6 +257,18 @@ impl Record {
         found.map(|pass| pass.frozen)
     }
 
+    /// Whether the pass up to the point `since` was a final one, compared all of a disk, and found
+    /// nothing to write: the target held what the source did.
+    #[must_use]
+    pub fn found_same(&self, disk: usize, since: Option<u32>) -> bool {
+        let pass = self.passes.last().filter(|pass| {
+            // What a process wrote that died on the way is not known.
+            Some(pass.point) == since && pass.kind == PassKind::Final.name() && !pass.resumed
+        });
+        let disk = pass.and_then(|pass| pass.disks.get(disk));
+        disk.is_some_and(|disk| disk.complete && disk.changed.is_none() && disk.differed() == 0)
+    }
+
     /// The machine turned to another state, at `now`.
     pub fn turn(&mut self, next: State, now: u64) {
         let (before, after) = (self.state.step, next.step);
@@ -475,6 +487,28 @@ disks: [{name: a, source: s, target: /dev/a}, {name: b, source: t, target: /dev/
             let error = fits(&PLAN.replace(old, new)).unwrap_err();
             assert_eq!(error.kind(), Kind::Refused, "{old} {new}");
         }
+    }
+
+    #[test]
+    fn only_a_whole_final_pass_that_compared_and_wrote_nothing_found_a_disk_the_same() {
+        let same = |kind, change: fn(&mut Record)| {
+            let (_, mut record) = record();
+            record.freeze(4, kind, 2000, None);
+            record.pass.disks[0].complete = true;
+            change(&mut record);
+            record.pass_done();
+            record.found_same(0, Some(4))
+        };
+        assert!(same(PassKind::Final, |_| {}));
+        assert!(!same(PassKind::Delta, |_| {}));
+        assert!(!same(PassKind::Final, |record| record.pass.disks[0].written = 1));
+        assert!(!same(PassKind::Final, |record| record.pass.disks[0].zeroed = 1));
+        assert!(!same(PassKind::Final, |record| record.pass.disks[0]
+            .changed = Some(0)));
+        assert!(!same(PassKind::Final, |record| record.pass.disks[0]
+            .complete = false));
+        assert!(!same(PassKind::Final, |record| record.pass.point = 3));
+        assert!(!same(PassKind::Final, Record::taken_over));
     }
 
     #[test]

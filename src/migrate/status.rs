@@ -276,7 +276,10 @@ impl Status {
             let _ = writeln!(text, "  {what:<10} {value}");
         };
         for disk in &self.disks {
-            if let Some(Untracked { why, for_good }) = &disk.untracked {
+            // No pass comes any more that would compare.
+            let over = self.phase == "done";
+            let untracked = disk.untracked.as_ref();
+            if let Some(Untracked { why, for_good }) = untracked.filter(|_| !over) {
                 let long = if *for_good { "every pass" } else { "this pass" };
                 let name = &disk.name;
                 line(

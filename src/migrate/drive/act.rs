@@ -170,7 +170,10 @@ async fn frozen(
             disk.changed = *changed;
         }
     })?;
-    let answer = measure::verdict(&points, &changed);
+    let answer = scene.book.look(|record| {
+        let same = |disk: usize| record.found_same(disk, state.since());
+        measure::verdict(&points, &changed, same)
+    });
     scene.set_points(points);
     Ok(Event::Snapshotted(answer))
 }

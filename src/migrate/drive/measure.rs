@@ -46,15 +46,25 @@ fn tells_nothing(kind: Kind) -> bool {
     matches!(kind, Kind::Refused | Kind::Unsupported | Kind::Corrupt)
 }
 
-/// What the lists say together.
-pub(super) fn verdict(points: &[Point], changed: &[Option<u64>]) -> Changed {
-    let certain = points.iter().zip(changed).any(|(point, changed)| {
-        point.since.is_none() || point.lost.is_some() || changed.is_some_and(|count| count > 0)
-    });
-    match (certain, changed.contains(&None)) {
-        (true, _) => Changed::Something,
-        (false, true) => Changed::Unknown,
-        (false, false) => Changed::Nothing,
+/// What the lists say together. `same` says of a disk that the final pass before compared all of it
+/// and found nothing to write.
+pub(super) fn verdict(
+    points: &[Point],
+    changed: &[Option<u64>],
+    same: impl Fn(usize) -> bool,
+) -> Changed {
+    let mut disks = points.iter().zip(changed);
+    let some = disks
+        .any(|(point, changed)| point.since.is_none() || changed.is_some_and(|count| count > 0));
+    let mut lost = points.iter().enumerate();
+    if some {
+        Changed::Something
+    } else if lost.any(|(i, point)| point.lost.is_some() && !same(i)) {
+        Changed::Lost
+    } else if changed.contains(&None) {
+        Changed::Unknown
+    } else {
+        Changed::Nothing
     }
 }
 
@@ -109,6 +119,7 @@ mod tests {
     fn only_a_list_that_is_there_and_empty_says_that_nothing_changed() {
         let bitmap = || point(Some(Baseline::NbdBitmap("b".to_owned())), false);
         let digest = |lost| point(Some(Baseline::Digest), lost);
+        let nothing_yet = point(None, false);
         for (points, changed, told) in [
             (vec![bitmap()], vec![Some(0)], Changed::Nothing),
             (vec![bitmap()], vec![Some(1)], Changed::Something),
@@ -120,11 +131,24 @@ mod tests {
             (
                 vec![bitmap(), digest(true)],
                 vec![Some(0), None],
+                Changed::Lost,
+            ),
+            (
+                vec![bitmap(), digest(true)],
+                vec![Some(1), None],
                 Changed::Something,
             ),
-            (vec![point(None, false)], vec![None], Changed::Something),
+            (vec![nothing_yet], vec![None], Changed::Something),
         ] {
-            assert_eq!(verdict(&points, &changed), told, "{points:?}");
+            assert_eq!(verdict(&points, &changed, |_| false), told, "{points:?}");
         }
+    }
+
+    #[test]
+    fn a_list_that_is_lost_is_made_up_for_by_a_final_pass_that_found_that_disk_the_same() {
+        let lost = || point(Some(Baseline::Digest), true);
+        let told = |same: &[bool]| verdict(&[lost(), lost()], &[None, None], |i| same[i]);
+        assert_eq!(told(&[true, true]), Changed::Unknown);
+        assert_eq!(told(&[true, false]), Changed::Lost);
     }
 }

@@ -322,10 +322,13 @@ pub enum Event {
 pub enum Changed {
     /// Every disk's list is there and is empty.
     Nothing,
-    /// Some list names something, or some tracking was lost.
+    /// Some list names something, or there is nothing yet that it could be about.
     Something,
-    /// Nothing is named, but some disk never has a list: only reading it can tell. That the source
-    /// stayed quiet is then known from [`Event::Quiet`] alone.
+    /// Nothing is named, but the list of some disk was lost: all of it must be read to tell.
+    Lost,
+    /// Nothing is named, but some disk never has a list, or lost it after a final pass that compared
+    /// all of it and found nothing to write. That the source stayed quiet since is then known from
+    /// [`Event::Quiet`] alone.
     Unknown,
 }
 

@@ -1,6 +1,6 @@
 //! The machine against every order of events, crashes included.
 
-use super::{Action, Changed, Event, Hook, PassKind, Phase, Rules, State, Step};
+use super::{Action, Changed, Event, FINALS_MAX, Hook, PassKind, Phase, Rules, State, Step};
 use crate::changes::guest::{Quiet, Shutdown};
 
 mod model;
@@ -92,6 +92,33 @@ fn a_cutover_after_a_point_that_was_lost_on_hold_begins_with_a_pass() {
     let whole = State { durable: 3, ..lost };
     let armed = whole.on(&rules, Event::Arm).unwrap();
     assert_eq!(armed.step, Step::ProveEarly);
+}
+
+#[test]
+fn a_source_that_differs_in_every_final_pass_stops_and_says_whether_its_list_or_its_loss_told() {
+    let rules = Rules::default();
+    let last = State {
+        step: Step::Last,
+        kind: PassKind::Final,
+        point: 9,
+        durable: 8,
+        quiet: Some(quiet()),
+        finals: FINALS_MAX,
+        inspect: false,
+        ..State::default()
+    };
+    for (changed, told) in [
+        (Changed::Something, "still changes"),
+        (Changed::Lost, "tracking is lost"),
+    ] {
+        let state = last.on(&rules, Event::Snapshotted(changed)).unwrap();
+        let why = state.stopped.unwrap();
+        assert!(why.contains(told), "{why}");
+    }
+    let state = last
+        .on(&rules, Event::Snapshotted(Changed::Unknown))
+        .unwrap();
+    assert_eq!(state.step, Step::Certify);
 }
 
 #[test]

@@ -164,6 +164,13 @@ impl State {
             {
                 self.at(Step::Certify)
             }
+            Changed::Lost if self.finals >= FINALS_MAX => {
+                let finals = self.finals;
+                self.stop(format!(
+                    "tracking is lost again after {finals} final passes, and the last of them still \
+                     found something to write: whether the source is quiet cannot be told"
+                ))
+            }
             _ if self.finals >= FINALS_MAX => {
                 let finals = self.finals;
                 self.stop(format!(

@@ -71,6 +71,31 @@ fn without_a_bitmap_every_pass_reads_everything_and_writes_what_differs() {
 }
 
 #[test]
+fn tracking_that_is_lost_in_every_pass_ends_with_a_final_pass_that_finds_nothing_to_write() {
+    let mut stage = Stage::new(SIZE, "precopy-interval: 500ms");
+    behind_a_command(&stage, ", bitmap: 'other{since}'");
+    let run = stage.migrate();
+    stage.until_durable(2);
+    stage.steer("cutover").ok();
+    let outcome = stage.finish(run).ok();
+    stage.assert_moved();
+    let passes = outcome.events().into_iter();
+    let finals = passes.filter(|event| event["event"] == "pass" && event["pass"] == "final");
+    assert!((1..=2).contains(&finals.count()), "{}", outcome.stdout);
+    let last = stage.record()["passes"].as_array().unwrap().last().cloned();
+    let last = last.unwrap();
+    for disk in last["disks"].as_array().unwrap() {
+        assert_eq!(
+            (&disk["written"], &disk["zeroed"]),
+            (&0.into(), &0.into()),
+            "{last}"
+        );
+    }
+    let table = stage.steer("status").ok().stdout;
+    assert!(!table.contains("LOST"), "no pass comes any more: {table}");
+}
+
+#[test]
 fn a_bitmap_that_is_not_there_is_named_and_whoever_mends_the_plan_goes_on() {
     let mut stage = Stage::new(SIZE, "precopy-interval: 500ms");
     behind_a_command(&stage, ", bitmap: 'other{since}'");

@@ -22,6 +22,8 @@ struct Frozen {
     list: u8,
     /// A block that changed is not in it.
     left_out: bool,
+    /// There was none.
+    lost: bool,
 }
 
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
@@ -44,6 +46,12 @@ struct World {
     lies: bool,
     /// It was found out, and all is compared ever after.
     distrusted: bool,
+    /// Every list is lost.
+    forgets: bool,
+    /// The pass under way wrote something, or a process died in it.
+    wrote: bool,
+    /// The pass, if it was the last one, that compared all and wrote nothing.
+    same: Option<u32>,
     certified: bool,
     labelled: bool,
 }
@@ -83,6 +91,8 @@ enum Move {
     Distrust,
     /// From now on lists leave out changes.
     Lie,
+    /// From now on every list is lost.
+    Forget,
     /// The target turns out to have lost a write.
     Rot,
     /// The guest writes.
@@ -91,6 +101,8 @@ enum Move {
     Lose,
     /// Somebody wakes the quiet VM.
     Wake,
+    /// Somebody begins the quiet VM's process anew, lets it write, and makes it quiet.
+    Relapse,
     /// The VM does not get quiet.
     Refuse,
     Wish(Event),
@@ -110,6 +122,9 @@ impl World {
             complete: 0,
             lies: false,
             distrusted: false,
+            forgets: false,
+            wrote: false,
+            same: None,
             certified: false,
             labelled: false,
         }
@@ -121,7 +136,8 @@ impl World {
         } else if again {
             return Event::PointLost("gone".to_owned());
         } else {
-            let known = since.and_then(|since| self.tracked.get(&since)).copied();
+            let known = since.filter(|_| !self.forgets);
+            let known = known.and_then(|since| self.tracked.get(&since)).copied();
             let list = known.unwrap_or(ALL);
             let lied = self.lies && known.is_some();
             let told = if lied { list & !1 } else { list };
@@ -130,14 +146,19 @@ impl World {
                 disk: (!live).then_some(self.disk),
                 list: if self.distrusted { ALL } else { told },
                 left_out: told != list,
+                lost: since.is_some() && known.is_none(),
             });
             self.tracked.insert(number, 0);
+            self.wrote = false;
         }
-        match self.frozen.as_ref().map(|frozen| frozen.list) {
-            _ if self.distrusted => Event::Snapshotted(Changed::Unknown),
-            Some(0) => Event::Snapshotted(Changed::Nothing),
-            _ => Event::Snapshotted(Changed::Something),
-        }
+        let lost = self.frozen.as_ref().is_some_and(|frozen| frozen.lost);
+        Event::Snapshotted(match self.frozen.as_ref().map(|frozen| frozen.list) {
+            _ if self.distrusted => Changed::Unknown,
+            _ if lost && live && since == self.same => Changed::Unknown,
+            _ if lost => Changed::Lost,
+            Some(0) => Changed::Nothing,
+            _ => Changed::Something,
+        })
     }
 
     /// Copies at most `most` blocks; whether the pass is complete.
@@ -156,6 +177,7 @@ impl World {
         for (block, byte) in source.iter().enumerate() {
             let bit = 1 << block;
             if list & bit != 0 && done & bit == 0 && copied < most {
+                self.wrote |= self.target[block] != *byte;
                 self.target[block] = *byte;
                 self.rotten &= !bit;
                 done |= bit;
@@ -206,6 +228,9 @@ impl World {
                 }
                 assert!(complete);
                 self.complete = number;
+                let compared = self.frozen.as_ref().is_some_and(|frozen| frozen.lost);
+                let same = kind == PassKind::Final && compared && !self.wrote;
+                self.same = same.then_some(number);
                 Event::PassDone
             }
             Action::Release { number } => {
@@ -294,6 +319,8 @@ impl Run {
         let text = serde_json::to_string(&self.state).unwrap();
         self.state = serde_json::from_str(&text).unwrap();
         self.world.confirmed = false;
+        self.world.wrote = true;
+        self.world.same = None;
         self.state = self.state.on(rules, Event::Started).unwrap();
     }
 
@@ -328,9 +355,16 @@ impl Run {
             if !self.world.lies {
                 moves.push(Move::Lie);
             }
+            if !self.world.forgets {
+                moves.push(Move::Forget);
+            }
         }
         if budget.wakes > 0 && self.world.quiet && !decided {
             moves.push(Move::Wake);
+            // Without lists, and after a pass that found all the same, only the VM itself tells.
+            if self.world.same.is_none() && !self.world.distrusted {
+                moves.push(Move::Relapse);
+            }
         }
         if budget.wakes > 0 && action == Action::Quiesce {
             moves.push(Move::Refuse);
@@ -346,6 +380,7 @@ impl Run {
         moves
     }
 
+    #[allow(clippy::too_many_lines, reason = "one arm a move")]
     fn make(&mut self, rules: &Rules, step: &Move) {
         let spend = |left: &mut u8| *left = left.saturating_sub(1);
         match step {
@@ -375,6 +410,16 @@ impl Run {
             Move::Lie => {
                 self.world.lies = true;
                 return spend(&mut self.budget.losses);
+            }
+            Move::Forget => {
+                self.world.forgets = true;
+                return spend(&mut self.budget.losses);
+            }
+            Move::Relapse => {
+                self.world.disk[0] = self.world.disk[0].wrapping_add(1);
+                self.world.frozen = None;
+                self.world.tracked.clear();
+                return spend(&mut self.budget.wakes);
             }
             Move::Write(block) => {
                 let disk = &mut self.world.disk[*block];

@@ -67,6 +67,17 @@ fn every_run_whose_tracker_begins_to_leave_out_changes_ends_right() {
 }
 
 #[test]
+fn every_run_whose_tracking_is_lost_in_every_pass_ends_right() {
+    let budget = Budget {
+        losses: 2,
+        crashes: 0,
+        wakes: 1,
+        ..SMALL
+    };
+    assert!(explore(&Rules::default(), budget) > 500);
+}
+
+#[test]
 fn every_run_with_two_crashes_ends_right() {
     let budget = Budget {
         crashes: 2,
