@@ -56,6 +56,8 @@ pub struct Manifest {
     size: u64,
     /// Nothing was in the file when it was opened: what is not written is [`Digest::ZERO`].
     fresh: bool,
+    /// A checkpoint handed over pages: a page may be in the file, also of a fresh manifest.
+    filled: bool,
     changed: Pages,
     /// Handed over by the last checkpoint and perhaps not in the file yet.
     handed: Arc<Pages>,
@@ -170,6 +172,7 @@ impl Manifest {
             algorithm,
             size,
             fresh,
+            filled: !fresh,
             changed,
             handed,
         }
@@ -261,6 +264,8 @@ impl Manifest {
     /// before must have been written by then.
     pub fn checkpoint(&mut self) -> Checkpoint {
         self.handed = Arc::new(std::mem::take(&mut self.changed));
+        // For good: a later one may have nothing to hand over.
+        self.filled |= !self.handed.is_empty();
         Checkpoint {
             file: self.file.clone(),
             pages: self.handed.clone(),
@@ -312,17 +317,12 @@ impl Manifest {
             return Ok(page.clone());
         }
         let mut page = Box::new([0; PAGE]);
-        if !self.fresh || self.file_has_content() {
+        if self.filled {
             self.file
                 .read_exact_at(&mut page[..], file_offset(number))
                 .map_err(failed)?;
         }
         Ok(page)
-    }
-
-    /// A fresh file stays empty until its first checkpoint.
-    fn file_has_content(&self) -> bool {
-        !self.handed.is_empty()
     }
 }
 
@@ -407,6 +407,21 @@ mod tests {
         manifest.record(1 << 39, &[Digest([7; 16])]).unwrap();
         manifest.checkpoint().write().unwrap();
         assert!(path.metadata().unwrap().blocks() * 512 < 64 << 10);
+    }
+
+    #[test]
+    fn a_checkpoint_without_anything_to_write_forgets_nothing() {
+        let mut manifest = Manifest::temporary(Algorithm::Xxh3, SIZE).unwrap();
+        let of = |block: u8| Digest([block + 1; 16]);
+        manifest.record(0, &[of(0)]).unwrap();
+        manifest.checkpoint().write().unwrap();
+        // What is zeroed is not noted in a fresh manifest.
+        manifest.zero(ByteRange::at(2 * BLOCK, BLOCK)).unwrap();
+        manifest.checkpoint().write().unwrap();
+        manifest.record(BLOCK, &[of(1)]).unwrap();
+        manifest.checkpoint().write().unwrap();
+        let found = manifest.digests(ByteRange::new(0, 3 * BLOCK)).unwrap();
+        assert_eq!(found, [of(0), of(1), Digest::ZERO]);
     }
 
     proptest! {
