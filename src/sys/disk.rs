@@ -10,15 +10,20 @@
 
 use crate::buffer::{ALIGN, Buffer};
 use crate::extent::ByteRange;
-use rustix::fs::{Advice, FallocateFlags, FileType, Mode, OFlags, SeekFrom, Stat};
+use rustix::fs::{Advice, FallocateFlags, FileType, FsWord, Mode, OFlags, SeekFrom, Stat};
 use rustix::io::Errno;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicI32, AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 /// Bytes that go through the page cache before they are dropped from it.
 const SWEEP: u64 = 16 << 20;
+
+/// `f_type` of tmpfs (`linux/magic.h`): its files are page cache and nothing else. It takes O_DIRECT,
+/// but then whoever submits a request copies the bytes, so no two are ever under way.
+const TMPFS: FsWord = 0x0102_1994;
 
 /// Longest request that takes the way through an aligned buffer, in bytes.
 const DETOUR: usize = 1 << 20;
@@ -46,6 +51,9 @@ pub struct Disk {
     sync_failed: AtomicI32,
     /// Bytes that went through the page cache since the last sweep.
     unswept: AtomicU64,
+    /// Held by who writes to a file through the page cache. The kernel lets one in at a time, and
+    /// those who wait there keep a processor busy with looking whether it is their turn.
+    writing: Mutex<()>,
 }
 
 impl Disk {
@@ -74,6 +82,7 @@ impl Disk {
             stat,
             sync_failed: AtomicI32::new(0),
             unswept: AtomicU64::new(0),
+            writing: Mutex::new(()),
         };
         if how.direct {
             disk.go_direct(how);
@@ -83,6 +92,10 @@ impl Disk {
 
     /// Opens the disk a second time past the page cache, and keeps that if a read works.
     fn go_direct(&mut self, how: Open) {
+        let in_memory = rustix::fs::fstatfs(&self.cached).is_ok_and(|fs| fs.f_type == TMPFS);
+        if in_memory && !self.is_block_device() {
+            return;
+        }
         let flags = access(how) | OFlags::DIRECT;
         let Ok(direct) = rustix::fs::open(&self.path, flags, Mode::empty()) else {
             return;
@@ -186,6 +199,8 @@ impl Disk {
     /// Those of pwrite(2).
     pub fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
         let whole = self.direct_part(offset, data.len());
+        let in_turn = whole < data.len() && !self.is_block_device();
+        let _turn = in_turn.then(|| self.writing.lock().unwrap_or_else(PoisonError::into_inner));
         let mut done = 0;
         while let Some(rest) = data.get(done..).filter(|rest| !rest.is_empty()) {
             let at = offset.saturating_add(as_u64(done));

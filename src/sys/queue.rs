@@ -43,6 +43,12 @@ impl Queue {
         }
     }
 
+    /// Whether every request takes a thread: the kernel does none of them by itself.
+    #[must_use]
+    pub fn needs_threads(&self) -> bool {
+        self.aio.is_none()
+    }
+
     /// The disk itself, for calls that block.
     #[must_use]
     pub fn disk(&self) -> &Disk {
