@@ -51,7 +51,7 @@ pub use opener::{Files, Opener, Referenced};
 pub use packed::{Codec, Packed};
 pub use pages::Pages;
 pub use refs::Policy;
-pub use storage::{Storage, read_range};
+pub use storage::{AtHand, Storage, read_range};
 pub use wrapper::{Decoder, WRAPPERS, Wrapper};
 
 use crate::error::{Error, Kind, Result};

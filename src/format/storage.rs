@@ -42,6 +42,22 @@ pub trait Storage: fmt::Debug + Send + Sync {
     async fn extents(&self, range: ByteRange) -> Result<Vec<Extent>> {
         Ok(vec![Extent::data(range)])
     }
+
+    /// The same bytes for a thread that may block. `None` where a peer or the kernel reads by
+    /// itself while nobody waits, which a thread would only get in the way of.
+    fn at_hand(&self) -> Option<&dyn AtHand> {
+        None
+    }
+}
+
+/// Bytes that a thread reads by itself, because nobody else would: those of a file in the page
+/// cache, or in memory.
+pub trait AtHand: fmt::Debug + Send + Sync {
+    /// Fills `space` from `offset`, which may be anything. Blocks.
+    ///
+    /// # Errors
+    /// As for [`Storage::read`].
+    fn read_now(&self, offset: u64, space: &mut [u8]) -> Result<()>;
 }
 
 /// Reads `range` of `storage`, however it is aligned: for headers and windows of tables.

@@ -7,6 +7,7 @@ use crate::buffer::Buffer;
 use crate::endpoint::{Identity, Limits, check_bounds};
 use crate::error::{Error, Kind, Result};
 use crate::extent::{ByteRange, Extent, push_merged};
+use crate::format::AtHand;
 use crate::sys::blocking;
 use crate::sys::disk::{Disk, Open};
 use crate::sys::queue::Queue;
@@ -54,6 +55,18 @@ impl FileSource {
     #[must_use]
     pub fn is_direct(&self) -> bool {
         self.queue.disk().is_direct()
+    }
+
+    /// Less could be read at `offset` than was there once; `now` is what is there now.
+    fn shrank(&self, now: io::Result<u64>, offset: u64) -> Error {
+        let (name, size) = (&self.name, self.size);
+        match now {
+            Ok(now) => {
+                let why = format!("read {name}: the source shrank to {now} bytes from {size}");
+                Error::new(Kind::Io, why).at(offset)
+            }
+            Err(error) => self.failed("read", offset, error),
+        }
     }
 
     fn failed(&self, doing: &str, offset: u64, error: io::Error) -> Error {
@@ -124,12 +137,7 @@ impl Source for FileSource {
         let (buffer, count) = read.map_err(|error| self.failed("read", offset, error))?;
         if count < buffer.len() {
             let now = self.queue.run(Disk::size).await;
-            let now = now.map_err(|error| self.failed("read", offset, error))?;
-            let why = format!(
-                "read {}: the source shrank to {now} bytes from {}",
-                self.name, self.size
-            );
-            return Err(Error::new(Kind::Io, why).at(offset));
+            return Err(self.shrank(now, offset));
         }
         Ok(buffer)
     }
@@ -141,6 +149,22 @@ impl Source for FileSource {
         }
         let found = self.queue.run(move |disk| extents_of(disk, range)).await;
         found.map_err(|error| self.failed("map", range.start, error))
+    }
+
+    fn at_hand(&self) -> Option<&dyn AtHand> {
+        self.queue.needs_threads().then_some(self)
+    }
+}
+
+impl AtHand for FileSource {
+    fn read_now(&self, offset: u64, space: &mut [u8]) -> Result<()> {
+        let range = ByteRange::at(offset, space.len() as u64);
+        check_bounds("read", &self.name, range, self.size)?;
+        let read = self.queue.disk().read(offset, space);
+        match read.map_err(|error| self.failed("read", offset, error))? {
+            count if count < space.len() => Err(self.shrank(self.queue.disk().size(), offset)),
+            _ => Ok(()),
+        }
     }
 }
 

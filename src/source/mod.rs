@@ -26,6 +26,7 @@ use crate::buffer::Buffer;
 use crate::endpoint::{Identity, Limits, ServedBy};
 use crate::error::Result;
 use crate::extent::{ByteRange, Extent};
+use crate::format::AtHand;
 use async_trait::async_trait;
 use std::fmt;
 use std::path::Path;
@@ -74,6 +75,12 @@ pub trait Source: fmt::Debug + Send + Sync {
     /// The disk cannot tell now. That only costs speed: the caller may read instead.
     async fn extents(&self, range: ByteRange) -> Result<Vec<Extent>> {
         Ok(vec![Extent::data(range)])
+    }
+
+    /// The same bytes for a thread that may block, if one must read them in any case. `None` is
+    /// always correct.
+    fn at_hand(&self) -> Option<&dyn AtHand> {
+        None
     }
 
     /// What serves the disk, if that is worth telling. `None` is always correct.

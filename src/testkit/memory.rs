@@ -8,6 +8,7 @@ use crate::buffer::Buffer;
 use crate::endpoint::{Identity, Limits, check_bounds};
 use crate::error::{Error, Kind, Result};
 use crate::extent::{ByteRange, Extent, push_merged};
+use crate::format::AtHand;
 use crate::source::Source;
 use crate::target::{Target, Untouched, Zeroing};
 use async_trait::async_trait;
@@ -46,6 +47,7 @@ pub struct MemSource {
     name: String,
     size: u64,
     limits: Limits,
+    at_hand: bool,
     shared: Arc<Mutex<SourceState>>,
 }
 
@@ -63,8 +65,16 @@ impl MemSource {
             name: "memory source".to_owned(),
             size,
             limits: Limits::NONE,
+            at_hand: false,
             shared: Arc::default(),
         }
+    }
+
+    /// The same for threads that block, too.
+    #[must_use]
+    pub fn at_hand(mut self) -> Self {
+        self.at_hand = true;
+        self
     }
 
     /// The same under another name, so that it is another disk.
@@ -146,6 +156,21 @@ impl Source for MemSource {
             rest = ByteRange::new(data.end, rest.end);
         }
         Ok(extents)
+    }
+
+    fn at_hand(&self) -> Option<&dyn AtHand> {
+        self.at_hand.then_some(self)
+    }
+}
+
+impl AtHand for MemSource {
+    fn read_now(&self, offset: u64, space: &mut [u8]) -> Result<()> {
+        let range = ByteRange::at(offset, space.len() as u64);
+        check_bounds("read", "memory", range, self.size)?;
+        let mut state = lock(&self.shared);
+        state.calls.push(Call::Read(range));
+        state.store.read(offset, space);
+        Ok(())
     }
 }
 

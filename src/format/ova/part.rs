@@ -4,7 +4,7 @@ use crate::buffer::Buffer;
 use crate::endpoint::{Identity, Limits, check_bounds};
 use crate::error::{Error, Kind, Result};
 use crate::extent::{ByteRange, Extent};
-use crate::format::{Files, Storage, read_range};
+use crate::format::{AtHand, Files, Storage, read_range};
 use async_trait::async_trait;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -60,6 +60,24 @@ impl Storage for Part {
 
     async fn extents(&self, range: ByteRange) -> Result<Vec<Extent>> {
         Ok(vec![Extent::data(range)])
+    }
+
+    fn at_hand(&self) -> Option<&dyn AtHand> {
+        self.whole.at_hand().is_some().then_some(self)
+    }
+}
+
+impl AtHand for Part {
+    fn read_now(&self, offset: u64, space: &mut [u8]) -> Result<()> {
+        let range = ByteRange::at(offset, u64::try_from(space.len()).unwrap_or(u64::MAX));
+        check_bounds("read", &self.name, range, self.size())?;
+        match self.whole.at_hand() {
+            Some(whole) => whole.read_now(self.range.start.saturating_add(offset), space),
+            None => Err(Error::new(
+                Kind::Io,
+                format!("{} is not at hand", self.name),
+            )),
+        }
     }
 }
 

@@ -1,17 +1,19 @@
 //! A disk image as source: the one place where mapped bytes are read, whatever the format.
 //!
 //! A read is mapped first. What turns out to be one raw run is read straight into the buffer.
-//! Otherwise parts that lie close together are read at once, and copied or unpacked from there;
-//! unpacking is done by all processors. A budget bounds the memory that this takes beside the
-//! buffers of the reader.
+//! Otherwise, if a thread must read in any case, one thread does the whole request. If not, parts
+//! that lie close together are read at once, and copied or unpacked from there; unpacking is done
+//! by all processors. A budget bounds the memory that this takes beside the buffers of the reader.
 //!
 //! ```text
+//!  at_hand.rs   a request that one thread does
 //!  runs.rs      which parts are read together              pure
 //!  unpacked.rs  the last units that were wanted in part
 //!  storage.rs   any source as the storage of an image; local files by name
 //!  open.rs      which format it is, and what it may open
 //! ```
 
+mod at_hand;
 mod open;
 mod runs;
 mod storage;
@@ -28,8 +30,9 @@ use crate::endpoint::{Identity, Limits, check_bounds};
 use crate::error::{Error, Kind, Result};
 use crate::extent::{ByteRange, Extent, push_merged};
 use crate::format::{Image, Mapped, Packed, Storage, To};
-use crate::sys::computing;
+use crate::sys::{blocking, computing};
 use async_trait::async_trait;
+use at_hand::Job;
 use bytes::Bytes;
 use runs::{Run, runs};
 use std::sync::Arc;
@@ -112,7 +115,11 @@ impl ImageSource {
 
     /// Fills what `parts` of the request at `start` are, one run after the other.
     async fn gather(&self, parts: Vec<Mapped>, start: u64, mut buffer: Buffer) -> Result<Buffer> {
-        for run in runs(parts) {
+        let runs = match Job::of(runs(parts), start) {
+            Ok(job) => return self.at_hand(job, buffer).await,
+            Err(runs) => runs,
+        };
+        for run in runs {
             buffer = match run {
                 Run::Zero(range) => {
                     slice(&mut buffer, range, start).fill(0);
@@ -133,20 +140,32 @@ impl ImageSource {
                     let packed = parts
                         .iter()
                         .any(|part| matches!(part.to, To::Packed { .. }));
-                    let fill = Fill {
-                        parts,
-                        span,
-                        bytes,
-                        start,
+                    let fill = move || {
+                        let filled = fill(&parts, span, &bytes, start, &mut buffer);
+                        filled.map(|()| buffer)
                     };
                     match packed {
-                        true => computing(move || fill.run(buffer)).await??,
-                        false => fill.run(buffer)?,
+                        true => computing(fill).await??,
+                        false => fill()?,
                     }
                 }
             };
         }
         Ok(buffer)
+    }
+
+    /// Has a thread do all of `job`.
+    async fn at_hand(&self, job: Job, buffer: Buffer) -> Result<Buffer> {
+        let scratch = match job.scratch() {
+            0 => None,
+            len => Some(self.budget.take(len).await),
+        };
+        let done = blocking(move || {
+            let mut scratch = scratch;
+            Ok(job.run(buffer, scratch.as_deref_mut().unwrap_or_default()))
+        });
+        done.await
+            .map_err(|error| Error::io("read by a thread", error))?
     }
 
     /// The bytes of `span`, however they are aligned. Holds no other memory of the budget.
@@ -187,36 +206,31 @@ impl ImageSource {
     }
 }
 
-/// Parts of a request, and the bytes of the storage in which they all are.
-struct Fill {
-    parts: Vec<Mapped>,
+/// Puts `parts` of the request at `start`, which lie in `span`, into `buffer`; `bytes` are those of
+/// the span.
+fn fill(
+    parts: &[Mapped],
     span: ByteRange,
-    bytes: Bytes,
-    /// Where the request begins.
+    bytes: &[u8],
     start: u64,
-}
-
-impl Fill {
-    fn run(self, mut buffer: Buffer) -> Result<Buffer> {
-        let inner = |offset: u64| length(offset.saturating_sub(self.span.start));
-        for part in &self.parts {
-            let to = slice(&mut buffer, part.range, self.start);
-            match &part.to {
-                To::Zero => to.fill(0),
-                To::Raw { offset, .. } => {
-                    copy(to, self.bytes.get(inner(*offset)..).unwrap_or_default())?;
-                }
-                To::Packed { run, .. } => {
-                    let from = inner(run.offset);
-                    let end = from.saturating_add(length(run.len.into()));
-                    let packed = self.bytes.get(from..end.min(self.bytes.len()));
-                    let done = run.codec.unpack(packed.unwrap_or_default(), to);
-                    done.map_err(|error| error.at(run.offset))?;
-                }
+    buffer: &mut Buffer,
+) -> Result<()> {
+    let inner = |offset: u64| length(offset.saturating_sub(span.start));
+    for part in parts {
+        let to = slice(buffer, part.range, start);
+        match &part.to {
+            To::Zero => to.fill(0),
+            To::Raw { offset, .. } => copy(to, bytes.get(inner(*offset)..).unwrap_or_default())?,
+            To::Packed { run, .. } => {
+                let from = inner(run.offset);
+                let end = from.saturating_add(length(run.len.into()));
+                let packed = bytes.get(from..end.min(bytes.len()));
+                let done = run.codec.unpack(packed.unwrap_or_default(), to);
+                done.map_err(|error| error.at(run.offset))?;
             }
         }
-        Ok(buffer)
     }
+    Ok(())
 }
 
 /// The part of a buffer, which begins at `start`, that `range` is.

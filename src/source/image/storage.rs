@@ -4,7 +4,7 @@ use crate::buffer::Buffer;
 use crate::endpoint::{Identity, Limits};
 use crate::error::{Error, Result};
 use crate::extent::{ByteRange, Extent};
-use crate::format::{Files, Policy, Storage};
+use crate::format::{AtHand, Files, Policy, Storage};
 use crate::source::Source;
 use crate::source::file::{FileSource, FileSourceOptions};
 use crate::sys::blocking;
@@ -44,6 +44,10 @@ impl Storage for SourceStorage {
 
     async fn extents(&self, range: ByteRange) -> Result<Vec<Extent>> {
         self.0.extents(range).await
+    }
+
+    fn at_hand(&self) -> Option<&dyn AtHand> {
+        self.0.at_hand()
     }
 }
 

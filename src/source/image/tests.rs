@@ -11,7 +11,7 @@ use crate::testkit::{Call, MemSource, check_image, check_source};
 use async_trait::async_trait;
 use libdeflater::{CompressionLvl, Compressor};
 use proptest::collection::vec;
-use proptest::prelude::{ProptestConfig, prop_assert_eq, proptest};
+use proptest::prelude::{ProptestConfig, any, prop_assert_eq, proptest};
 use std::sync::Arc;
 
 const UNIT: u64 = 4096;
@@ -63,13 +63,19 @@ fn byte(value: u64) -> u8 {
     value.to_le_bytes()[0]
 }
 
-/// An image of units of kind 0 (zero), 1 (raw) or 2 (packed), each placed after a gap of so many
-/// bytes in the storage; what it holds; and the storage.
-fn made(kinds: &[(u8, u64)], tail: u64, align: u32) -> (Made, Vec<u8>, MemSource) {
-    let disk = MemSource::new(8 << 20).with_limits(Limits {
+/// A storage whose requests are multiples of `align`; for threads, too, if it is `near`.
+fn disk(align: u32, near: bool) -> MemSource {
+    let limits = Limits {
         align,
         ..Limits::NONE
-    });
+    };
+    let disk = MemSource::new(8 << 20).with_limits(limits);
+    if near { disk.at_hand() } else { disk }
+}
+
+/// An image of units of kind 0 (zero), 1 (raw) or 2 (packed), each placed after a gap of so many
+/// bytes in the storage; what it holds; and the storage.
+fn made(kinds: &[(u8, u64)], tail: u64, disk: MemSource) -> (Made, Vec<u8>, MemSource) {
     let storage: Arc<dyn Storage> = over(disk.clone());
     let size = kinds.len() as u64 * UNIT - tail;
     let (mut bytes, mut parts, mut place) = (Vec::new(), Vec::new(), 0u64);
@@ -135,12 +141,13 @@ proptest! {
         far in 0usize..40,
         tail in 0u64..UNIT,
         align in 0u32..2,
+        near in any::<bool>(),
     ) {
         let mut kinds: Vec<_> = kinds.iter().map(|(kind, gap)| (*kind, gap * 512)).collect();
         if let Some(unit) = kinds.get_mut(far) {
             unit.1 += 300 << 10;
         }
-        let (image, bytes, disk) = made(&kinds, tail, 1 + align * 4095);
+        let (image, bytes, disk) = made(&kinds, tail, disk(1 + align * 4095, near));
         if align == 0 {
             prop_assert_eq!(wait(check_image(&image, &bytes)), Ok(()));
         }
@@ -150,7 +157,7 @@ proptest! {
 
 #[test]
 fn one_raw_run_is_read_straight_and_a_crowd_of_parts_in_one_request() {
-    let (image, _, disk) = made(&[(1, 0); 16], 0, 1);
+    let (image, _, disk) = made(&[(1, 0); 16], 0, disk(1, false));
     let source = source(image, &disk);
     let reads = |disk: &MemSource| {
         let calls = disk.calls();
@@ -168,7 +175,7 @@ fn one_raw_run_is_read_straight_and_a_crowd_of_parts_in_one_request() {
 
 #[test]
 fn a_unit_that_is_wanted_in_parts_is_read_and_unpacked_once() {
-    let (image, bytes, disk) = made(&[(2, 0); 4], 0, 1);
+    let (image, bytes, disk) = made(&[(2, 0); 4], 0, disk(1, false));
     let source = source(image, &disk);
     for start in (0..16384).step_by(512) {
         let read = wait(source.read(start, crate::buffer::Buffer::unbudgeted(512)));
@@ -180,10 +187,15 @@ fn a_unit_that_is_wanted_in_parts_is_read_and_unpacked_once() {
 
 #[test]
 fn a_damaged_unit_is_corrupt_and_says_where() {
-    let (image, _, disk) = made(&[(1, 0), (2, 0)], 0, 1);
-    disk.put(4096, &[0xff; 64]);
-    let source = source(image, &disk);
-    for (start, len) in [(4096, 4096), (4096, 512), (0, 8192)] {
+    for (near, start, len) in [
+        (false, 4096, 4096),
+        (false, 4096, 512),
+        (false, 0, 8192),
+        (true, 0, 8192),
+    ] {
+        let (image, _, disk) = made(&[(1, 0), (2, 0)], 0, disk(1, near));
+        disk.put(4096, &[0xff; 64]);
+        let source = source(image, &disk);
         let read = wait(source.read(start, crate::buffer::Buffer::unbudgeted(len)));
         let error = read.unwrap_err();
         assert_eq!(error.kind(), Kind::Corrupt);
@@ -194,6 +206,35 @@ fn a_damaged_unit_is_corrupt_and_says_where() {
             "{error:?}"
         );
     }
+}
+
+#[test]
+fn of_what_is_at_hand_long_parts_are_read_one_by_one_and_short_ones_together() {
+    let (image, bytes, disk) = made(&[(1, 512), (2, 512), (0, 0), (1, 512)], 0, disk(1, true));
+    let all = crate::buffer::Buffer::unbudgeted(bytes.len());
+    let read = wait(source(image, &disk).read(0, all)).unwrap();
+    assert_eq!(*read, bytes);
+    assert_eq!(disk.calls().len(), 1, "{:?}", disk.calls());
+
+    let disk = MemSource::new(1 << 20).at_hand();
+    disk.put(1 << 16, &[7; 32768]);
+    let part = |number: u64| Mapped {
+        range: ByteRange::at(number * 16384, 16384),
+        to: To::Raw {
+            storage: over(disk.clone()),
+            offset: (1 << 16) + (1 - number) * 16384,
+        },
+    };
+    let image = Made {
+        parts: vec![part(0), part(1)],
+        size: 32768,
+    };
+    let all = crate::buffer::Buffer::unbudgeted(32768);
+    let read = wait(source(image, &disk).read(0, all)).unwrap();
+    assert_eq!(*read, [7; 32768]);
+    let places = [(1 << 16) + 16384, 1 << 16];
+    let expected = places.map(|at| Call::Read(ByteRange::at(at, 16384)));
+    assert_eq!(disk.calls(), expected);
 }
 
 #[test]
