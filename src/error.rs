@@ -7,6 +7,7 @@ use std::borrow::Cow;
 use std::error::Error as StdError;
 use std::fmt;
 use std::io;
+use std::iter;
 
 /// `Result` with this crate's [`Error`].
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -132,32 +133,31 @@ impl Error {
             .or(self.0.hint.as_deref())
     }
 
+    /// Every level, outermost first.
+    fn causes(&self) -> impl Iterator<Item = &(dyn StdError + 'static)> {
+        let first: &(dyn StdError + 'static) = self;
+        iter::successors(Some(first), |&error| error.source())
+    }
+
+    /// The outermost cause of this type: what a caller decides by where a [`Kind`] says too little.
+    #[must_use]
+    pub fn caused_by<T: StdError + 'static>(&self) -> Option<&T> {
+        self.causes().find_map(|error| error.downcast_ref())
+    }
+
     /// The errno at the bottom of the chain, if the operating system reported one.
     #[must_use]
     pub fn errno(&self) -> Option<i32> {
-        let mut next: Option<&(dyn StdError + 'static)> = Some(self);
-        while let Some(error) = next {
-            if let Some(code) = error
-                .downcast_ref::<io::Error>()
-                .and_then(io::Error::raw_os_error)
-            {
-                return Some(code);
-            }
-            next = error.source();
-        }
-        None
+        let told =
+            |error: &(dyn StdError + 'static)| error.downcast_ref::<io::Error>()?.raw_os_error();
+        self.causes().find_map(told)
     }
 
     /// The whole story on one line: every level, outermost first, then the hint in parentheses.
     #[must_use]
     pub fn line(&self) -> String {
-        let mut line = self.to_string();
-        let mut next = StdError::source(self);
-        while let Some(cause) = next {
-            line.push_str(": ");
-            line.push_str(&cause.to_string());
-            next = cause.source();
-        }
+        let levels: Vec<String> = self.causes().map(ToString::to_string).collect();
+        let mut line = levels.join(": ");
         if let Some(hint) = self.advice() {
             line.push_str(" (");
             line.push_str(hint);
@@ -236,6 +236,16 @@ mod tests {
         assert_eq!(error.kind(), Kind::Io);
         assert_eq!(error.offset(), Some(0x1000));
         assert_eq!(error.errno(), Some(28));
+    }
+
+    #[test]
+    fn a_cause_is_found_by_its_type_however_deep_it_is() {
+        let error = Error::io("write", io::Error::from_raw_os_error(28)).context("copy");
+        let found = error
+            .caused_by::<io::Error>()
+            .and_then(io::Error::raw_os_error);
+        assert_eq!(found, Some(28));
+        assert!(error.caused_by::<std::fmt::Error>().is_none());
     }
 
     #[test]

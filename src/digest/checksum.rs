@@ -6,6 +6,7 @@
 use crate::error::{Error, Kind, Result};
 use md5::{Digest as _, Md5};
 use ring::digest::{Context, SHA1_FOR_LEGACY_USE_ONLY, SHA256, SHA512};
+use std::error::Error as StdError;
 use std::fmt;
 use std::str::FromStr;
 
@@ -15,6 +16,22 @@ pub struct Checksum {
     name: &'static str,
     expected: Vec<u8>,
 }
+
+/// Bytes are not what was published. Found in the chain of causes of what a copy ended with.
+#[derive(Debug)]
+pub struct Unlike {
+    expected: Checksum,
+    found: String,
+}
+
+impl fmt::Display for Unlike {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { expected, found } = self;
+        write!(f, "checksum mismatch: expected {expected}, found {found}")
+    }
+}
+
+impl StdError for Unlike {}
 
 /// The algorithms: their names, and the bytes that come out.
 const ALGORITHMS: &[(&str, usize)] = &[("sha256", 32), ("sha512", 64), ("sha1", 20), ("md5", 16)];
@@ -103,12 +120,12 @@ impl Summer {
         if found == self.checksum.expected {
             return Ok(());
         }
-        let what = format!(
-            "{name}: checksum mismatch: expected {}, found {}",
-            self.checksum,
-            hex(&found)
-        );
-        Err(Error::new(Kind::Mismatch, what)
+        let unlike = Unlike {
+            expected: self.checksum.clone(),
+            found: hex(&found),
+        };
+        Err(Error::new(Kind::Mismatch, name.to_owned())
+            .because(unlike)
             .hint("the target is not what was published; do not use it"))
     }
 }
@@ -129,7 +146,7 @@ fn hex(bytes: &[u8]) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::Checksum;
+    use super::{Checksum, Unlike};
     use crate::error::Kind;
 
     /// Of "abc", as RFC 1321 and FIPS 180 have them.
@@ -152,7 +169,9 @@ mod tests {
             summer.add(b"d");
             let error = summer.check("disk").unwrap_err();
             assert_eq!(error.kind(), Kind::Mismatch);
-            assert!(error.line().contains("checksum mismatch: expected"));
+            let start = "disk: checksum mismatch: expected ";
+            assert!(error.line().starts_with(start), "{}", error.line());
+            assert!(error.caused_by::<Unlike>().is_some());
         }
     }
 

@@ -6,7 +6,7 @@
 //! algorithm, so that a sparse disk has a sparse manifest.
 //!
 //! Blocks are hashed where they were just received, still in the cache: handing them to another
-//! core costs more than the hash does (`docs/decisions/0003-digest-inline.md`).
+//! core costs more than the hash does (`docs/decisions/0003-digests.md`).
 
 pub mod checksum;
 mod content;

@@ -10,10 +10,11 @@ use super::teller::Teller;
 use super::wishes::options;
 use super::{End, log};
 use crate::address::Address;
+use crate::digest::checksum::Unlike;
 use crate::error::{Error, Kind, Result};
 use crate::http::trust::Trust;
 use crate::job::options::{CopyOptions, JournalPlace, Reading};
-use crate::job::{self, Context};
+use crate::job::{self, Context, TooLong};
 use crate::pipeline::Stop;
 use crate::secret::{Place as SecretPlace, Secret};
 use crate::source::http::{Access, Gcs, Login, S3, Sign};
@@ -52,7 +53,7 @@ pub(super) async fn import(
         Ok(message) => End::Done(Some(message)),
         // Another try would get the same bytes: the controller is told so, and not by a failure,
         // after which it would start another pod.
-        Err((doing, error)) if is_checksum(image, &error) => {
+        Err((doing, error)) if error.caused_by::<Unlike>().is_some() => {
             import.remove();
             let line = failure(&doing, &error);
             log(&line);
@@ -67,22 +68,12 @@ pub(super) async fn import(
 
 /// What the controller recognises, if only the end of a stream shows that it does not fit.
 fn too_long(error: Error, place: &Place) -> Error {
-    match error.line().contains("longer than the target") {
-        true => {
-            let room = place.room;
-            let what =
-                format!("virtual image size is larger than the reported available storage {room}");
-            error.context(what)
-        }
-        false => error,
+    if error.caused_by::<TooLong>().is_none() {
+        return error;
     }
-}
-
-/// Whether it is the image that is not what was published.
-fn is_checksum(image: &Image, error: &Error) -> bool {
-    error.kind() == Kind::Mismatch
-        && image.checksum.is_some()
-        && error.line().contains("checksum mismatch")
+    let room = place.room;
+    let what = format!("virtual image size is larger than the reported available storage {room}");
+    error.context(what)
 }
 
 struct Import<'a> {

@@ -65,6 +65,6 @@ pub use persist::copy;
 pub use place::state_directory;
 pub use prove::Scope;
 pub use standing::{Standing, label_incomplete, standing};
-pub use stream::{Landing, copy as copy_stream};
+pub use stream::{Landing, TooLong, copy as copy_stream};
 pub use untracked::Untracked;
 pub use verify::{VerifyOptions, prove, verify};

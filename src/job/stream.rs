@@ -17,12 +17,34 @@ use crate::source::stream::ByteStream;
 use crate::target::{Target, Untouched, Zeroing};
 use bytes::Bytes;
 use futures_util::stream::{FuturesUnordered, StreamExt};
+use std::error::Error as StdError;
+use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 /// Bytes of one read, unless the user says otherwise.
 const REQUEST: u32 = 1 << 20;
+
+/// A stream was longer than its target, which shows only as it comes. Found in the chain of causes
+/// of what a copy ended with.
+#[derive(Debug)]
+pub struct TooLong {
+    /// Bytes of the target.
+    pub capacity: u64,
+}
+
+impl fmt::Display for TooLong {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let capacity = self.capacity;
+        write!(
+            f,
+            "the disk is longer than the target, which has {capacity} bytes"
+        )
+    }
+}
+
+impl StdError for TooLong {}
 
 /// Copies a stream to a target.
 pub(super) async fn run(
@@ -209,8 +231,8 @@ pub async fn copy(
         let Some(data) = read else { break };
         let end = offset.saturating_add(length(data.len()));
         if let Some(capacity) = landing.target.capacity().filter(|capacity| end > *capacity) {
-            let what = format!("the disk is longer than the target, which has {capacity} bytes");
-            return Err(Error::new(Kind::Refused, what).at(offset));
+            let error = Error::new(Kind::Refused, "copy what comes").at(offset);
+            return Err(error.because(TooLong { capacity }));
         }
         Counters::add(&context.counters.read, length(data.len()));
         let (landing, counters) = (landing.clone(), context.counters.clone());

@@ -24,14 +24,7 @@ impl Untracked {
     /// What made a pass fail, if it was its tracker.
     #[must_use]
     pub fn of(error: &Error) -> Option<&Self> {
-        let mut next: Option<&(dyn StdError + 'static)> = Some(error);
-        while let Some(error) = next {
-            if let Some(found) = error.downcast_ref::<Self>() {
-                return Some(found);
-            }
-            next = error.source();
-        }
-        None
+        error.caused_by()
     }
 
     /// Whether no later word of it can be believed either.

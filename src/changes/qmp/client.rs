@@ -10,7 +10,6 @@ use super::wire::{Framer, Message, Refusal, Version, Wrong, parse};
 use crate::error::{Error, Kind, Result};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
-use std::error::Error as StdError;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -164,14 +163,7 @@ pub(super) fn refused(command: &str, refusal: Refusal) -> Error {
 
 /// What the operating system said of a connection that could not be made.
 pub(super) fn io_kind(error: &Error) -> Option<io::ErrorKind> {
-    let mut cause: Option<&(dyn StdError + 'static)> = Some(error);
-    while let Some(error) = cause {
-        if let Some(error) = error.downcast_ref::<io::Error>() {
-            return Some(error.kind());
-        }
-        cause = error.source();
-    }
-    None
+    error.caused_by::<io::Error>().map(io::Error::kind)
 }
 
 /// One connection.

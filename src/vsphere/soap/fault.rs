@@ -253,14 +253,7 @@ fn short(text: &str) -> String {
 /// The fault at the bottom of an error, if a server sent one.
 #[must_use]
 pub fn of(error: &Error) -> Option<&Fault> {
-    let mut next: Option<&(dyn std::error::Error + 'static)> = Some(error);
-    while let Some(error) = next {
-        if let Some(fault) = error.downcast_ref::<Fault>() {
-            return Some(fault);
-        }
-        next = error.source();
-    }
-    None
+    error.caused_by()
 }
 
 #[cfg(test)]
