@@ -103,13 +103,7 @@ impl Job<'_> {
             // With one, the pass ended with a barrier, and nothing was written since.
             self.target.flush().await?;
         }
-        let proven = match &ledger {
-            Some(ledger) if self.wants_proof() => {
-                self.prove(&ledger.manifest, self.scope()).await?;
-                true
-            }
-            _ => false,
-        };
+        let proven = self.read_back(ledger.as_ref()).await?;
         if let Some(checked) = &self.opened.checked {
             checked.finish().await?;
         }
@@ -126,6 +120,21 @@ impl Job<'_> {
         }
         drop(ticker);
         Ok(self.done(proven, distrusted))
+    }
+
+    /// Reads back what is to be; whether all of the target is proven then.
+    async fn read_back(&self, ledger: Option<&JobLedger>) -> Result<bool> {
+        let Some(ledger) = ledger else {
+            return Ok(false);
+        };
+        if self.wants_proof() {
+            self.prove(&ledger.manifest, self.scope()).await?;
+            return Ok(true);
+        }
+        if self.wants_what_it_wrote_compared() {
+            self.prove(&ledger.manifest, Scope::Ours).await?;
+        }
+        Ok(false)
     }
 
     /// What can be refused before byte 0, once both ends are known.
@@ -202,6 +211,13 @@ impl Job<'_> {
             .unwrap_or(self.options.pass.is_final && possible)
     }
 
+    /// The same, on a target that somebody else copied: what was written onto it is compared, and
+    /// nothing is proven by that.
+    fn wants_what_it_wrote_compared(&self) -> bool {
+        let default = self.options.pass.is_final && self.target.can_read_back();
+        self.is_delta_on_the_unknown() && self.options.verify.unwrap_or(default)
+    }
+
     /// All of it if a user asks; else what was not proven since it was written.
     fn scope(&self) -> Scope {
         match self.options.verify {
@@ -220,7 +236,7 @@ impl Job<'_> {
         let unknown = self.is_delta_on_the_unknown();
         if self.options.verify == Some(true) && unknown && self.options.adopt {
             self.context
-                .warn("what somebody else copied is not verified, as it was never compared");
+                .warn("what somebody else copied is not verified, as it was never compared; what is written now is");
         } else if self.options.verify == Some(true) && unknown {
             let what = "a delta cannot be verified without the journal of all passes before it";
             return Err(Error::new(Kind::Usage, what).hint("leave out --no-journal or --verify"));
@@ -354,6 +370,7 @@ impl Job<'_> {
         let proof = Proof {
             target: &self.target,
             manifest,
+            scope,
             size: self.size(),
             budget: &self.budget,
             counters: &self.context.counters,

@@ -30,12 +30,26 @@ pub enum Scope {
     Unproven,
     /// Everything. A proof of everything that was cut short goes on where it was.
     All,
+    /// What we wrote and no proof has covered since. Blocks that somebody else copied are left out:
+    /// what they must hold is nowhere.
+    Ours,
+}
+
+impl Scope {
+    /// Whether blocks with this mark are read back.
+    fn covers(self, mark: Mark) -> bool {
+        match self {
+            Self::Unproven | Self::All => mark != Mark::Proven,
+            Self::Ours => mark == Mark::Known,
+        }
+    }
 }
 
 /// What a proof needs.
 pub(super) struct Proof<'a> {
     pub(super) target: &'a Arc<dyn Target>,
     pub(super) manifest: &'a Manifest,
+    pub(super) scope: Scope,
     /// Bytes of the disk; what the target holds behind them is not looked at.
     pub(super) size: u64,
     pub(super) budget: &'a Budget,
@@ -68,21 +82,22 @@ impl Proof<'_> {
         marks.sync()
     }
 
-    /// Bytes that are not proven.
+    /// Bytes that are to be read back.
     ///
     /// # Errors
     /// The marks cannot be read.
     pub(super) fn left(&self) -> Result<u64> {
         let mut left = 0u64;
         for window in windows(self.shape()) {
-            for range in self.unproven(window)? {
+            let marks = self.manifest.marks().of(window)?.into_iter();
+            for range in runs(window, BLOCK, marks.map(|mark| self.scope.covers(mark))) {
                 left = left.saturating_add(range.len());
             }
         }
         Ok(left)
     }
 
-    /// Compares every block that is not proven, and marks it.
+    /// Compares every block that the scope covers, and marks it.
     ///
     /// # Errors
     /// `Mismatch` with the first offset and the number of blocks that differ; or the target or the
@@ -128,14 +143,11 @@ impl Proof<'_> {
         }
     }
 
-    fn unproven(&self, window: ByteRange) -> Result<Vec<ByteRange>> {
-        let marks = self.manifest.marks().of(window)?.into_iter();
-        Ok(runs(window, BLOCK, marks.map(|mark| mark != Mark::Proven)))
-    }
-
     /// What is read of a window, request by request.
     fn pieces(&self, window: ByteRange) -> Vec<Result<ByteRange>> {
-        marked(&self.manifest.marks(), window, |mark| mark != Mark::Proven)
+        marked(&self.manifest.marks(), window, |mark| {
+            self.scope.covers(mark)
+        })
     }
 
     async fn check(&self, range: ByteRange) -> Result<Differences> {

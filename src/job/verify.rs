@@ -61,6 +61,7 @@ async fn read_back(
     let proof = Proof {
         target: &target,
         manifest: &manifest,
+        scope,
         size: begin.size,
         budget: &context.budget(&options.tuning),
         counters: &context.counters,

@@ -120,6 +120,45 @@ fn nobody_adopts_without_being_asked_to_or_a_full_pass() {
     assert_eq!(written, BLOCKS * 65536, "a full pass writes all");
 }
 
+/// What the pass wrote is compared all the same, and a write that the storage lost is found.
+#[test]
+fn what_was_written_onto_a_copy_of_somebody_elses_is_read_back() {
+    let told = [3, 4, 20].map(block);
+    for (verify, is_final, compared) in [
+        (Some(true), false, 3),
+        (None, true, 3),
+        (None, false, 0),
+        (Some(false), true, 0),
+    ] {
+        let bench = bench();
+        let tracker = MemTracker::default();
+        told.iter().for_each(|range| tracker.note(*range));
+        let pass = Pass {
+            is_final,
+            ..delta("nbd-bitmap:b")
+        };
+        let options = CopyOptions {
+            verify,
+            ..adopting(&bench, pass)
+        };
+        let outcome = run(&bench, &options, Some(&tracker)).unwrap();
+        assert!(!outcome.proven);
+        assert_eq!(outcome.totals.verified, compared * 65536);
+    }
+
+    let bench = bench();
+    let tracker = MemTracker::default();
+    told.iter().for_each(|range| tracker.note(*range));
+    let options = CopyOptions {
+        verify: Some(true),
+        ..adopting(&bench, delta("nbd-bitmap:b"))
+    };
+    let faults = Faults::default();
+    faults.on(Op::Write, 1, Fault::Lie);
+    let error = block_on(bench.run(&options, Some(&tracker), &faults, Stop::never())).unwrap_err();
+    assert_eq!(error.kind(), Kind::Mismatch, "{}", error.line());
+}
+
 /// Killed while the target is read, and at each write, and the power of the target gone with it.
 #[test]
 fn a_comparison_that_is_killed_anywhere_goes_on_and_makes_it_right() {
