@@ -1,6 +1,6 @@
 //! Changes of one disk up to a snapshot, by changed block tracking.
 
-use super::judge::lost;
+use super::judge::{lost, unbelieved};
 use crate::changes::{Changes, Tracker};
 use crate::error::{Error, Kind, Result};
 use crate::extent::ByteRange;
@@ -90,6 +90,14 @@ impl Cbt {
     }
 }
 
+/// A list that the host cannot tell is no failure of the way to it: who can, goes on without.
+fn of_the_list(error: Error) -> Error {
+    match unbelieved(&error) && error.kind() == Kind::Io {
+        true => error.with_kind(Kind::Refused),
+        false => error,
+    }
+}
+
 #[async_trait]
 impl Tracker for Cbt {
     async fn changes(&self, window: ByteRange) -> Result<Changes> {
@@ -98,7 +106,9 @@ impl Tracker for Cbt {
         loop {
             match areas.look(window) {
                 Known::Changes { known, changed } => return Ok(Changes { known, changed }),
-                Known::Ask(start) => query(&self.session, &self.query, start, &mut areas).await?,
+                Known::Ask(start) => query(&self.session, &self.query, start, &mut areas)
+                    .await
+                    .map_err(of_the_list)?,
             }
         }
     }

@@ -185,7 +185,7 @@ impl Fault {
             }
             "TooManySnapshotLevels" => "the VM has as many snapshots as it can have: remove some",
             "FileFault" => {
-                "a change id that the host does not know any more, or a damaged change file: changed block tracking was reset, and the disk is compared instead"
+                "a change id that the host does not know any more, or a damaged change file: what changed cannot be told, and the disk is to be compared instead: --changes-since digest"
             }
             "FileLocked" => "another VM or a backup has the disk open",
             "FileNotFound" | "CannotAccessFile" => {

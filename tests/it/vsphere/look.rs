@@ -90,9 +90,16 @@ fn a_certificate_is_believed_for_its_authority_or_its_thumbprint_and_for_nothing
     }
     let outcome = inspect(&room, &vcenter, &vm, "", &[]);
     outcome.fails(4, &["start TLS with", "certificate", "cacert=FILE"]);
-    let wrong = "thumbprint=00:11:22:33:44:55:66:77:88:99:AA:BB:CC:DD:EE:FF:00:11:22:33";
-    let outcome = inspect(&room, &vcenter, &vm, wrong, &[]);
-    outcome.fails(4, &["the server's thumbprint is", vcenter.thumbprint()]);
+    for right in [vcenter.thumbprint(), vcenter.sha256()] {
+        // As long, and another only at its end.
+        let wrong = match right.strip_suffix("00") {
+            Some(start) => format!("{start}01"),
+            None => format!("{}00", &right[..right.len() - 2]),
+        };
+        let keys = format!("thumbprint={wrong}");
+        let outcome = inspect(&room, &vcenter, &vm, &keys, &[]);
+        outcome.fails(4, &["the server's thumbprint is", right]);
+    }
     assert_eq!(
         vcenter.tell("calls Login"),
         "4",

@@ -2,9 +2,11 @@
 //! happens meanwhile.
 
 use super::address;
-use crate::rig::{PASSWORD, Room, Running, Vcenter, words_of};
+use crate::rig::{Outcome, PASSWORD, Room, Running, Vcenter, words_of};
 use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
 use std::fs;
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -32,10 +34,15 @@ fn rig() -> (Vcenter, Room) {
     (vcenter, room)
 }
 
-/// The guest writes a little to both disks.
-fn write(vcenter: &Vcenter, seed: u8) {
-    vcenter.write(0, u64::from(seed) << 20, 100_000, seed);
-    vcenter.write(1, u64::from(seed) * 70_000, 5, seed);
+/// The guest writes to three places of each disk, each time something else: the simulator compares
+/// bytes, and would not call the same ones changed.
+fn write(vcenter: &Vcenter, place: u8) {
+    static WRITES: AtomicU8 = AtomicU8::new(1);
+    let seed = WRITES.fetch_add(1, Ordering::Relaxed);
+    for area in 0..3 {
+        vcenter.write(0, (u64::from(place) << 20) + area * 300_000, 50_000, seed);
+        vcenter.write(1, u64::from(place) * 70_000 + (area << 20), 5, seed);
+    }
 }
 
 fn until(running: &mut Running, what: &str, so: impl Fn() -> bool) {
@@ -47,8 +54,12 @@ fn until(running: &mut Running, what: &str, so: impl Fn() -> bool) {
     }
 }
 
+fn calls(vcenter: &Vcenter, method: &str) -> u32 {
+    vcenter.tell(&format!("calls {method}")).parse().unwrap()
+}
+
 fn snapshots_made(vcenter: &Vcenter) -> u32 {
-    vcenter.tell("calls CreateSnapshot_Task").parse().unwrap()
+    calls(vcenter, "CreateSnapshot_Task")
 }
 
 /// Waits for `passes` more passes to begin, the guest writing meanwhile.
@@ -63,7 +74,7 @@ fn passes(vcenter: &Vcenter, running: &mut Running, passes: u32, seed: u8) {
 }
 
 /// Cuts over, and looks at what is there and what is left.
-fn end(vcenter: &Vcenter, room: &Room, running: Running, left: &str) {
+fn end(vcenter: &Vcenter, room: &Room, running: Running, left: &str) -> Outcome {
     room.diskferry(["cutover", "plan.yaml"]).ok();
     let ended = running.wait().ok();
     assert!(!ended.stderr.contains(PASSWORD) && !ended.stdout.contains(PASSWORD));
@@ -75,28 +86,52 @@ fn end(vcenter: &Vcenter, room: &Room, running: Running, left: &str) {
     assert_eq!(power, "poweredOff\n");
     assert_eq!(vcenter.tell("snapshots"), left);
     assert_eq!(vcenter.tell("sessions"), "0");
+    for disk in ["root", "data"] {
+        let events = ended.events().into_iter();
+        let later = events.filter(|it| it["event"] == "done" && it["pass"] != "full");
+        let written = later.filter(|it| it["disk"] == disk);
+        let written = written.map(|it| it["written"].as_u64().unwrap());
+        assert!(
+            written.sum::<u64>() > 0,
+            "no delta of {disk} had anything in it"
+        );
+    }
+    ended
 }
 
 #[test]
 fn three_deltas_and_a_cutover_page_by_page_and_nobody_sees_the_password() {
     let (vcenter, room) = rig();
     vcenter.tell("max-extents 1");
-    let mut running = room.start(["migrate", "-v", "plan.yaml"]);
+    let mut running = room.start(["migrate", "-v", "--json", "plan.yaml"]);
     passes(&vcenter, &mut running, 4, 6);
     assert!(!words_of(running.pid()).contains(PASSWORD));
-    end(&vcenter, &room, running, "");
+    let told = end(&vcenter, &room, running, "").events();
+    // A page that was taken for all of a list might be found out, and made up for by comparing.
+    assert!(!told.iter().any(|it| it["event"] == "tracking_lost"));
+    // At each point but the first both disks had three areas, and so at least as many pages.
+    let (points, pages) = (
+        snapshots_made(&vcenter),
+        calls(&vcenter, "QueryChangedDiskAreas"),
+    );
+    assert!(
+        pages >= 6 * (points - 1),
+        "{pages} pages at {points} points"
+    );
 }
 
 #[test]
 fn sessions_that_end_again_and_again_are_begun_again() {
     let (vcenter, room) = rig();
-    let mut running = room.start(["migrate", "plan.yaml"]);
+    let mut running = room.start(["migrate", "--json", "plan.yaml"]);
     for seed in 1..4 {
         until(&mut running, "a session", || {
             vcenter.tell("sessions") != "0"
         });
+        let before = calls(&vcenter, "Login");
         vcenter.tell("expire");
         passes(&vcenter, &mut running, 1, seed);
+        assert!(calls(&vcenter, "Login") > before, "nobody logged in again");
     }
     vcenter.tell("expire");
     end(&vcenter, &room, running, "");
@@ -106,30 +141,65 @@ fn sessions_that_end_again_and_again_are_begun_again() {
 fn a_removal_that_fails_twice_and_snapshots_of_others_are_no_obstacle() {
     let (vcenter, room) = rig();
     vcenter.snapshot("nightly");
-    let mut running = room.start(["migrate", "plan.yaml"]);
+    let mut running = room.start(["migrate", "--json", "plan.yaml"]);
     for fault in ["SystemError", "TaskInProgress"] {
         vcenter.tell(&format!("fail RemoveSnapshot_Task 2 {fault}"));
         passes(&vcenter, &mut running, 2, 6);
     }
     end(&vcenter, &room, running, "DC0_H0_VM0/nightly");
+    // All but the one that is theirs, and four times in vain.
+    let removals = calls(&vcenter, "RemoveSnapshot_Task");
+    assert_eq!(removals, snapshots_made(&vcenter) - 1 + 4);
 }
 
 #[test]
 fn tracking_that_is_reset_between_two_passes_loses_nothing() {
     let (vcenter, room) = rig();
-    let mut running = room.start(["migrate", "plan.yaml"]);
+    let mut running = room.start(["migrate", "--json", "plan.yaml"]);
     passes(&vcenter, &mut running, 1, 3);
     write(&vcenter, 4);
     vcenter.tell(&format!("reset {}", vcenter.name()));
     passes(&vcenter, &mut running, 2, 5);
-    end(&vcenter, &room, running, "");
+    let told = end(&vcenter, &room, running, "").events();
+    let lost = told.iter().filter(|it| it["event"] == "tracking_lost");
+    let lost: Vec<_> = lost.collect();
+    for (disk, lost) in ["root", "data"].iter().zip(&lost) {
+        let why = lost["why"].as_str().unwrap();
+        assert_eq!(
+            (&lost["disk"], &lost["for_good"]),
+            (&(*disk).into(), &false.into())
+        );
+        assert!(why.contains("was reset"), "{why}");
+    }
+    assert_eq!(lost.len(), 2, "once for each disk: {lost:?}");
+}
+
+/// As a host answers whose change files are gone or damaged, and one that is out of its mind.
+#[test]
+fn where_the_list_of_changes_cannot_be_told_or_be_true_the_disks_are_compared() {
+    for (trouble, part) in [
+        ("fail QueryChangedDiskAreas 2 FileFault", "FileFault"),
+        ("lie overrun", "where the answer or the disk ends"),
+    ] {
+        let (vcenter, room) = rig();
+        let mut running = room.start(["migrate", "--json", "plan.yaml"]);
+        passes(&vcenter, &mut running, 2, 3);
+        write(&vcenter, 4);
+        vcenter.tell(trouble);
+        passes(&vcenter, &mut running, 2, 5);
+        vcenter.tell("lie none");
+        let told = end(&vcenter, &room, running, "").events();
+        let mut lost = told.iter().filter(|it| it["event"] == "tracking_lost");
+        let said = |it: &Value| it["why"].as_str().unwrap().contains(part);
+        assert!(lost.any(said), "{trouble}: {told:?}");
+    }
 }
 
 #[test]
 fn an_nbdkit_that_is_killed_in_the_middle_of_a_pass_is_started_again() {
     let (vcenter, room) = rig();
     vcenter.vddk(&[("latency_us", "30000")]);
-    let mut running = room.start(["migrate", "plan.yaml"]);
+    let mut running = room.start(["migrate", "--json", "plan.yaml"]);
     until(&mut running, "a disk is open", || {
         vcenter.vddk_log().contains(" Open ")
     });
@@ -162,8 +232,14 @@ fn a_wrong_thumbprint_and_a_wrong_password_are_told_before_anything_is_made() {
         assert!(told.stderr.contains(part), "{}", told.stderr);
     }
     assert!(!told.stderr.contains("another-$ecret"), "{}", told.stderr);
-    assert_eq!(vcenter.tell("snapshots"), "");
+    assert_eq!(snapshots_made(&vcenter), 0);
     assert_eq!(vcenter.tell("sessions"), "0");
+    assert!(!room.path("root").exists() && !room.path("data").exists());
+    // Set right, the same command does all of it.
+    plan(&vcenter, &room, &address(&vcenter, &room.state()));
+    let mut running = room.start(["migrate", "--json", "plan.yaml"]);
+    passes(&vcenter, &mut running, 2, 6);
+    end(&vcenter, &room, running, "");
 }
 
 #[test]
@@ -175,7 +251,7 @@ fn a_cutover_that_is_called_off_leaves_the_vm_running() {
         .replace("30s", "1s")
         .replace("interval: 1s", "interval: 1h");
     fs::write(room.path("plan.yaml"), text).unwrap();
-    let mut running = room.start(["migrate", "plan.yaml"]);
+    let mut running = room.start(["migrate", "--json", "plan.yaml"]);
     until(&mut running, "a pass", || {
         !vcenter.tell("snapshots").is_empty()
     });

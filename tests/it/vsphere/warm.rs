@@ -33,6 +33,10 @@ fn pass(room: &Room, point: &Point, more: &[&str]) -> u64 {
     }
     words.extend(more);
     let copied: Outcome = room.diskferry(words).ok();
+    let events = copied.events().into_iter();
+    let caught = events.filter(|event| event["event"] == "warning");
+    let caught: Vec<_> = caught.collect();
+    assert!(caught.is_empty(), "{caught:?}");
     copied.event("done")["read"].as_u64().expect("bytes read")
 }
 
