@@ -38,6 +38,15 @@ pub trait Guest: fmt::Debug + Send + Sync {
     /// and what would help.
     async fn disks(&self) -> Result<Vec<DiskFacts>>;
 
+    /// The name of the machine that runs the VM now, where that can be told; it may be another one
+    /// in a moment.
+    ///
+    /// # Errors
+    /// The VM cannot be asked.
+    async fn host(&self) -> Result<Option<String>> {
+        Ok(None)
+    }
+
     /// Which points stand: made by this migration, here or in a process before this one.
     ///
     /// # Errors

@@ -5,8 +5,8 @@ use super::output::{self, Output};
 use crate::error::{Error, Kind, Result};
 use crate::kubernetes::{Migration, Wish, render};
 use crate::migrate::plan::Plan as MigrationPlan;
-use crate::migrate::preview::sizes;
-use clap::{Args, Subcommand};
+use crate::migrate::preview::{host, sizes};
+use clap::{Args, Subcommand, value_parser};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -24,8 +24,8 @@ enum What {
 
 /// Print the Kubernetes Jobs that migrate the VMs of plans (docs/kubernetes.md)
 ///
-/// A Job for each VM, its disks block volumes; or with --indexed one Indexed Job for all VMs of a
-/// server. For `kubectl apply -f -`.
+/// A Job for each VM, its disks block volumes, and with --per-host a quota of pods for each host; or
+/// with --indexed one Indexed Job for all VMs of a host. For `kubectl apply -f -`.
 #[derive(Args, Clone, Debug)]
 struct Jobs {
     /// Plans (docs/plan.md); one file may hold several, divided by lines of ---
@@ -56,13 +56,18 @@ struct Jobs {
     #[arg(short, long, value_name = "NAME")]
     namespace: Option<String>,
 
-    /// One Indexed Job for all VMs of a server, instead of a Job for each VM
+    /// One Indexed Job for all VMs of a host, instead of a Job for each VM
     #[arg(long)]
     indexed: bool,
 
-    /// With --indexed: VMs of one server that are migrated at once
-    #[arg(long, value_name = "N", default_value_t = 2, requires = "indexed")]
-    per_host: usize,
+    /// VMs of one server that are migrated at once; with --indexed 2, else all of them by default
+    #[arg(long, value_name = "N", value_parser = value_parser!(u32).range(1..))]
+    per_host: Option<u32>,
+
+    /// Count by the ESXi hosts that the VMs are on now, which are asked for, not by the servers of
+    /// the plans
+    #[arg(long, requires = "per_host")]
+    ask_hosts: bool,
 }
 
 impl Command for Plan {
@@ -77,7 +82,11 @@ impl Command for Plan {
                     Some(_) => sizes(&plan).await?,
                     None => Vec::new(),
                 };
-                migrations.push(Migration { plan, sizes });
+                let host = match jobs.ask_hosts {
+                    true => Some(host(&plan).await?),
+                    false => None,
+                };
+                migrations.push(Migration { plan, sizes, host });
             }
         }
         output::print(&render(&migrations, &jobs.wish())?)

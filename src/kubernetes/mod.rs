@@ -9,8 +9,12 @@
 //! ```
 //!
 //! A Job for each VM, its disks block volumes; or, with `indexed`, one Indexed Job for all VMs of a
-//! server, as many at once as is asked for. All pods of an Indexed Job have the same volumes, so
-//! there the disks are files of one shared volume.
+//! host. All pods of an Indexed Job have the same volumes, and Kubernetes has no claim templates for
+//! Jobs, so there the disks are files of one shared volume.
+//!
+//! How many VMs of a host are migrated at once is the parallelism of its Indexed Job. For Jobs by
+//! themselves it is a quota of pods that have the priority class of that host: what is above it is
+//! not made, and Kubernetes tries again.
 
 mod names;
 mod objects;
@@ -20,7 +24,7 @@ mod wish;
 pub use wish::{Migration, Wish};
 
 use crate::error::{Error, Kind, Result};
-use objects::{claims, indexed_job, job, plan_map, state_claim};
+use objects::{claims, class, indexed_job, job, plan_map, quota, state_claim};
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -68,6 +72,14 @@ fn check_names(migrations: &[Migration]) -> Result<()> {
 /// A Job for each VM.
 fn each(migrations: &[Migration], wish: &Wish) -> Result<Vec<Value>> {
     let mut objects = Vec::new();
+    if let Some(most) = wish.per_host {
+        let classes = migrations.iter().map(Migration::class);
+        let classes: BTreeSet<String> = classes.collect::<Result<_>>()?;
+        for name in &classes {
+            objects.push(class(name));
+            objects.push(quota(name, most, wish));
+        }
+    }
     for migration in migrations {
         let name = migration.name();
         let text = (String::from("plan.yaml"), migration.plan.text.clone());
@@ -81,22 +93,23 @@ fn each(migrations: &[Migration], wish: &Wish) -> Result<Vec<Value>> {
     Ok(objects)
 }
 
-/// One Indexed Job for the VMs of each server.
+/// One Indexed Job for the VMs of each host.
 fn indexed(migrations: &[Migration], wish: &Wish) -> Result<Vec<Value>> {
-    let mut by_server: BTreeMap<String, Vec<&Migration>> = BTreeMap::new();
+    let mut by_host: BTreeMap<String, Vec<&Migration>> = BTreeMap::new();
     for migration in migrations {
-        let server = migration.needs()?.server;
-        by_server.entry(server).or_default().push(migration);
+        by_host
+            .entry(migration.group()?)
+            .or_default()
+            .push(migration);
     }
     let mut objects = Vec::new();
-    for (server, of_server) in &by_server {
-        let name = names::name(server.strip_suffix(":443").unwrap_or(server));
-        let plans = of_server.iter().enumerate();
+    for (name, of_host) in &by_host {
+        let plans = of_host.iter().enumerate();
         let plans = plans
             .map(|(index, migration)| (format!("{index}.yaml"), migration.plan.text.clone()))
             .collect();
-        objects.push(plan_map(&name, wish, &plans));
-        objects.push(indexed_job(&name, of_server, wish)?);
+        objects.push(plan_map(name, wish, &plans));
+        objects.push(indexed_job(name, of_host, wish)?);
     }
     Ok(objects)
 }

@@ -15,6 +15,10 @@ const STATE: &str = "1Gi";
 /// How often a pod is started again: with waits that double, for more than an hour.
 const RESTARTS: u32 = 12;
 
+/// VMs of an Indexed Job that are migrated at once, unless the user says so: eight disks have 32 of
+/// the about 52 sessions of a vCenter.
+const AT_ONCE: u32 = 2;
+
 fn metadata(name: &str, wish: &Wish) -> Value {
     let mut metadata = json!({"name": name, "labels": pod::labels()});
     if let (Some(namespace), Some(metadata)) = (&wish.namespace, metadata.as_object_mut()) {
@@ -77,6 +81,34 @@ pub(super) fn state_claim(migration: &Migration, wish: &Wish) -> Value {
     claim(&migration.state_claim(), wish, "Filesystem", STATE)
 }
 
+/// What marks the pods of a host. It gives them no priority over any other pod, and is of no
+/// namespace.
+pub(super) fn class(name: &str) -> Value {
+    json!({
+        "apiVersion": "scheduling.k8s.io/v1",
+        "kind": "PriorityClass",
+        "metadata": {"name": name, "labels": pod::labels()},
+        "value": 0,
+        "preemptionPolicy": "Never",
+        "description": "Counts the migrations of one host",
+    })
+}
+
+/// How many pods of a host there are at once.
+pub(super) fn quota(class: &str, most: u32, wish: &Wish) -> Value {
+    json!({
+        "apiVersion": "v1",
+        "kind": "ResourceQuota",
+        "metadata": metadata(class, wish),
+        "spec": {
+            "hard": {"pods": most.to_string()},
+            "scopeSelector": {"matchExpressions": [
+                {"scopeName": "PriorityClass", "operator": "In", "values": [class]},
+            ]},
+        },
+    })
+}
+
 /// One VM.
 pub(super) fn job(migration: &Migration, wish: &Wish) -> Result<Value> {
     Ok(json!({
@@ -90,9 +122,10 @@ pub(super) fn job(migration: &Migration, wish: &Wish) -> Result<Value> {
     }))
 }
 
-/// All VMs of a server.
+/// All VMs of a host.
 pub(super) fn indexed_job(name: &str, migrations: &[&Migration], wish: &Wish) -> Result<Value> {
     let count = migrations.len();
+    let most = usize::try_from(wish.per_host.unwrap_or(AT_ONCE)).unwrap_or(usize::MAX);
     Ok(json!({
         "apiVersion": "batch/v1",
         "kind": "Job",
@@ -100,7 +133,7 @@ pub(super) fn indexed_job(name: &str, migrations: &[&Migration], wish: &Wish) ->
         "spec": {
             "completionMode": "Indexed",
             "completions": count,
-            "parallelism": wish.per_host.clamp(1, count.max(1)),
+            "parallelism": most.clamp(1, count.max(1)),
             "backoffLimitPerIndex": RESTARTS,
             "maxFailedIndexes": count,
             "template": pod::of_index(name, migrations, wish)?,

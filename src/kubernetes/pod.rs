@@ -205,7 +205,12 @@ pub(super) fn of_one(migration: &Migration, wish: &Wish) -> Result<Value> {
     parts.files(&files, wish)?;
     let words = ["migrate", "--json", "--state", STATE, "/plan/plan.yaml"];
     let metrics = migration.plan.metrics.map(|at| at.port());
-    Ok(parts.pod(wish, &words, metrics, "OnFailure"))
+    let mut pod = parts.pod(wish, &words, metrics, "OnFailure");
+    let spec = pod.get_mut("spec").and_then(Value::as_object_mut);
+    if let (Some(_), Some(spec)) = (wish.per_host, spec) {
+        spec.insert("priorityClassName".to_owned(), migration.class()?.into());
+    }
+    Ok(pod)
 }
 
 /// The pod of one index; all of them have the same volumes.
@@ -217,7 +222,7 @@ pub(super) fn of_index(name: &str, migrations: &[&Migration], wish: &Wish) -> Re
     for migration in migrations {
         let needs = migration.needs()?;
         if all.library.is_some() && all.library != needs.library {
-            let what = "plans of one server say different things of where VMware's library is";
+            let what = "plans of one host say different things of where VMware's library is";
             return Err(Error::new(Kind::Usage, what));
         }
         all.library = needs.library;
@@ -235,7 +240,7 @@ pub(super) fn of_index(name: &str, migrations: &[&Migration], wish: &Wish) -> Re
                     );
                     return Err(Error::new(Kind::Unsupported, what)
                         .because("all pods of an Indexed Job have the same volumes")
-                        .hint("write files of a shared volume, or leave out --indexed"));
+                        .hint("write files of a shared volume, or leave out --indexed: --per-host counts without it, too"));
                 }
             }
         }

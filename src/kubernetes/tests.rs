@@ -17,7 +17,11 @@ fn plan(vm: &str, host: &str, targets: &[&str]) -> Migration {
     );
     let plan = Plan::parse(&text).unwrap();
     let sizes = vec![(10 << 30) + 1; targets.len()];
-    Migration { plan, sizes }
+    Migration {
+        plan,
+        sizes,
+        host: None,
+    }
 }
 
 fn wish() -> Wish {
@@ -25,7 +29,6 @@ fn wish() -> Wish {
         image: "i:1".to_owned(),
         vddk_image: Some("v:1".to_owned()),
         secret: "vcenter".to_owned(),
-        per_host: 2,
         ..Wish::default()
     }
 }
@@ -98,6 +101,71 @@ fn one_indexed_job_has_the_vms_of_one_server_and_no_more_at_once_than_allowed() 
     assert_eq!(all[3]["spec"]["parallelism"], 1);
     let mounts = &spec["template"]["spec"]["containers"][0]["volumeMounts"];
     assert!(mounts.to_string().contains("\"/images\""), "{mounts}");
+    let wish = Wish {
+        per_host: Some(9),
+        ..wish
+    };
+    let all = objects(&render(&migrations, &wish).unwrap());
+    assert_eq!(all[1]["spec"]["parallelism"], 3, "no more than there are");
+}
+
+#[test]
+fn vms_of_one_vcenter_are_counted_by_their_hosts_if_those_were_asked_for() {
+    let on = |vm: &str, host: &str| Migration {
+        host: Some(host.to_owned()),
+        ..plan(vm, "vc", &["/images/a"])
+    };
+    let migrations = [on("a", "ESX1.x"), on("b", "esx2.x"), on("c", "esx1.x")];
+    let wish = Wish {
+        indexed: true,
+        files: Some("images".to_owned()),
+        per_host: Some(1),
+        ..wish()
+    };
+    let all = objects(&render(&migrations, &wish).unwrap());
+    let told = |at: usize| {
+        (
+            &all[at]["metadata"]["name"],
+            &all[at]["spec"]["completions"],
+        )
+    };
+    assert_eq!(kinds(&all), ["ConfigMap", "Job", "ConfigMap", "Job"]);
+    assert_eq!(told(1), (&"esx1-x".into(), &2.into()));
+    assert_eq!(told(3), (&"esx2-x".into(), &1.into()));
+}
+
+#[test]
+fn a_quota_counts_the_pods_of_each_host_and_no_others() {
+    let migrations = [
+        plan("a", "esx1", &["/dev/a"]),
+        plan("b", "esx2", &["/dev/b"]),
+        plan("c", "esx1:443", &["/dev/c"]),
+    ];
+    let wish = Wish {
+        per_host: Some(2),
+        namespace: Some("moves".to_owned()),
+        ..wish()
+    };
+    let all = objects(&render(&migrations, &wish).unwrap());
+    let (class, quota) = ("PriorityClass", "ResourceQuota");
+    assert_eq!(kinds(&all)[..5], [class, quota, class, quota, "ConfigMap"]);
+    assert_eq!(all[0]["metadata"]["name"], "diskferry-esx1");
+    assert!(all[0]["metadata"]["namespace"].is_null(), "it has none");
+    assert_eq!(
+        (&all[0]["value"], &all[0]["preemptionPolicy"]),
+        (&0.into(), &"Never".into())
+    );
+    assert_eq!(all[1]["metadata"]["namespace"], "moves");
+    assert_eq!(all[1]["spec"]["hard"]["pods"], "2");
+    let counted = &all[1]["spec"]["scopeSelector"]["matchExpressions"][0];
+    assert_eq!(counted["scopeName"], "PriorityClass");
+    assert_eq!(counted["values"][0], "diskferry-esx1");
+    let jobs = all.iter().filter(|object| object["kind"] == "Job");
+    let classes = jobs.map(|job| job["spec"]["template"]["spec"]["priorityClassName"].as_str());
+    let expected = ["diskferry-esx1", "diskferry-esx2", "diskferry-esx1"];
+    assert_eq!(classes.collect::<Vec<_>>(), expected.map(Some));
+    let free = render(&migrations, &super::tests::wish()).unwrap();
+    assert!(!free.contains("priorityClassName"), "{free}");
 }
 
 #[test]
@@ -132,6 +200,7 @@ fn what_a_pod_cannot_have_is_refused_and_named() {
     let qemu = Migration {
         plan: Plan::parse(qemu).unwrap(),
         sizes: Vec::new(),
+        host: None,
     };
     let cases = [
         (vec![qemu], wish(), "is not reached over a network"),

@@ -22,10 +22,10 @@ pub struct Wish {
     pub storage_class: Option<String>,
     /// The namespace of all of it.
     pub namespace: Option<String>,
-    /// One Indexed Job for all VMs of a server.
+    /// One Indexed Job for all VMs of a host.
     pub indexed: bool,
-    /// How many VMs of a server are copied at once.
-    pub per_host: usize,
+    /// How many VMs of a host are migrated at once.
+    pub per_host: Option<u32>,
 }
 
 /// A VM that is to be migrated.
@@ -35,6 +35,8 @@ pub struct Migration {
     pub plan: Plan,
     /// Bytes of each disk, in the order of the plan, if somebody asked the VM.
     pub sizes: Vec<u64>,
+    /// The host that the VM is on, if somebody asked.
+    pub host: Option<String>,
 }
 
 /// What a target is to a pod.
@@ -52,6 +54,24 @@ impl Migration {
     /// How its Job is called.
     pub(super) fn name(&self) -> String {
         names::name(&self.plan.vm)
+    }
+
+    /// What those have in common that are counted together: the host that the VM is on, else the
+    /// server that the plan names. As a name in Kubernetes, so that two that differ only in what no
+    /// name can hold are one.
+    pub(super) fn group(&self) -> Result<String> {
+        Ok(match &self.host {
+            Some(host) => names::name(host),
+            None => {
+                let server = self.needs()?.server;
+                names::name(server.strip_suffix(":443").unwrap_or(&server))
+            }
+        })
+    }
+
+    /// The priority class of its pod, by which a quota counts it.
+    pub(super) fn class(&self) -> Result<String> {
+        Ok(format!("diskferry-{}", self.group()?))
     }
 
     /// What must be in its pod.

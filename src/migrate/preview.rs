@@ -112,6 +112,18 @@ pub async fn sizes(plan: &Plan) -> Result<Vec<u64>> {
     plan.disks.iter().map(size).collect()
 }
 
+/// The name of the machine that runs the VM of a plan now.
+///
+/// # Errors
+/// The VM cannot be reached, or nobody can tell.
+pub async fn host(plan: &Plan) -> Result<String> {
+    let guest = plan.guest.connect(plan, &unique_id(), None).await?;
+    guest.host().await?.ok_or_else(|| {
+        let what = format!("nobody can tell which host {} is on", plan.vm);
+        Error::new(Kind::Unsupported, what)
+    })
+}
+
 fn tracking(plan: &Plan, disk: &Disk, fact: &DiskFacts) -> String {
     match (disk.digest_only, plan.distrust_ppm) {
         (true, _) => "digests: every pass reads all of it".to_owned(),

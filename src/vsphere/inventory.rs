@@ -232,6 +232,23 @@ impl Machine {
         disks(list).map_err(|error| self.bad(error))
     }
 
+    /// The name of the ESXi host that it is on now.
+    ///
+    /// # Errors
+    /// It cannot be asked.
+    pub async fn host(&self) -> Result<String> {
+        let path = "runtime.host";
+        let found = self.ask(&[path]).await?;
+        let missing = || self.bad(answer::BadAnswer::Missing("host"));
+        let host = found.get(path).ok_or_else(missing)?;
+        let host = answer::reference(host).map_err(|error| self.bad(error))?;
+        let found = self.session.properties(&host, &["name"]).await;
+        let found = found.map_err(|error| {
+            error.context(format!("look at {host}, the host of {:?}", self.name))
+        })?;
+        found.text("name").map(str::to_owned).ok_or_else(missing)
+    }
+
     pub(super) async fn ask(&self, paths: &[&str]) -> Result<Properties> {
         let found = self.session.properties(&self.on, paths).await;
         found.map_err(|error| error.context(format!("look at the VM {:?}", self.name)))

@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Words after `plan jobs`, and the manifest of docs/deploy that they print.
-const KEPT: [(&str, &str); 2] = [
+const KEPT: [(&str, &str); 3] = [
     (
         "--image registry.example.com/diskferry:0.1.0 --vddk-image registry.example.com/vddk:8 \
          plans/web01.plan",
@@ -15,6 +15,11 @@ const KEPT: [(&str, &str); 2] = [
         "--image registry.example.com/diskferry:0.1.0 --vddk-image registry.example.com/vddk:8 \
          --secret esx1 --files images --indexed --per-host 2 plans/esx1.plans",
         "indexed-job.yaml",
+    ),
+    (
+        "--image registry.example.com/diskferry:0.1.0 --vddk-image registry.example.com/vddk:8 \
+         --per-host 2 plans/vc.plans",
+        "limited-jobs.yaml",
     ),
 ];
 
@@ -51,6 +56,42 @@ fn the_manifests_of_the_documentation_are_what_is_printed() {
         assert_eq!(printed, fs::read_to_string(&kept).unwrap(), "{name}");
         validate(&kept);
     }
+}
+
+/// Two VMs of one vCenter, on two hosts of it.
+#[test]
+fn vms_are_counted_by_the_hosts_that_they_are_on() {
+    let (vcenter, room) = (Vcenter::new(&["1M"]), Room::new());
+    let password = room.path("password");
+    fs::write(&password, PASSWORD).unwrap();
+    let plan = |vm: &str| {
+        format!(
+            "---\nvm: {vm}\nguest:\n  vsphere:\n    address: 'vsphere://{USER}@{}/DC0/vm/{vm}?thumbprint={}&password-file={}'\n\
+             \x20   vddk: {{libdir: /opt/vmware-vix-disklib-distrib}}\n\
+             disks:\n  - {{name: root, source: 'scsi0:0', target: /dev/disks/{vm}}}\n",
+            vcenter.address(),
+            vcenter.thumbprint(),
+            password.display(),
+        )
+    };
+    let file = room.path("two.plans");
+    fs::write(&file, plan("DC0_H0_VM0") + &plan("DC0_H1_VM0")).unwrap();
+    let words = format!("--image i:1 --per-host 1 --ask-hosts {}", file.display());
+    let printed = jobs(&room, &words);
+    for host in ["dc0-h0", "dc0-h1"] {
+        for part in ["priorityClassName: diskferry-", "  - diskferry-"] {
+            assert!(printed.contains(&format!("{part}{host}\n")), "{printed}");
+        }
+    }
+    assert_eq!(
+        printed.matches("kind: ResourceQuota").count(),
+        2,
+        "{printed}"
+    );
+    let manifest = room.path("jobs.yaml");
+    fs::write(&manifest, printed).unwrap();
+    validate(&manifest);
+    assert_eq!(vcenter.tell("sessions"), "0");
 }
 
 #[test]

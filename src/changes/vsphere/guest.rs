@@ -326,6 +326,10 @@ impl Guest for VsphereGuest {
         Ok(facts.collect())
     }
 
+    async fn host(&self) -> Result<Option<String>> {
+        self.machine.host().await.map(Some)
+    }
+
     async fn points(&self) -> Result<Vec<Standing>> {
         let snapshots = self.machine.snapshots().await?;
         let mine = snapshots.iter().filter(|snapshot| self.is_mine(snapshot));
