@@ -12,7 +12,8 @@ use std::time::{Duration, Instant};
 
 const UID: &str = "0d2a4c1e-1b9e-4a57-8f0e-6a2b8c1d3e4f";
 
-/// The controllers' own regular expressions, and what a scrape of theirs does.
+/// The controllers' own regular expressions, what a scrape of theirs does, and the page with every
+/// number a `#`.
 const SCRAPE: &str = r#"
 import re, ssl, sys, urllib.request
 context = ssl._create_unverified_context()
@@ -23,7 +24,30 @@ cdi = re.compile(r'(kubevirt_cdi_import_progress_total|kubevirt_cdi_clone_progre
                  + uid + r'"\} (\d{1,3}\.?\d*)').search(page)
 populator = re.compile(r'progress\{ownerUID="' + uid + r'"\} (\d+\.?\d*)').search(page)
 print(cdi.group(2), populator.group(1))
+print(re.sub(r" [0-9.]+$", " #", page, flags=re.M), end="")
 "#;
+
+/// All that a scrape gets.
+const PAGE: &str = r##"# HELP kubevirt_cdi_import_progress_total The import progress in percentage
+# TYPE kubevirt_cdi_import_progress_total counter
+kubevirt_cdi_import_progress_total{ownerUID="0d2a4c1e-1b9e-4a57-8f0e-6a2b8c1d3e4f"} #
+# HELP diskferry_populator_progress The same, for volume populators
+# TYPE diskferry_populator_progress gauge
+diskferry_populator_progress{ownerUID="0d2a4c1e-1b9e-4a57-8f0e-6a2b8c1d3e4f"} #
+# HELP diskferry_bytes_total Bytes of this pass by what was done with them
+# TYPE diskferry_bytes_total counter
+diskferry_bytes_total{kind="read"} #
+diskferry_bytes_total{kind="written"} #
+diskferry_bytes_total{kind="zeroed"} #
+diskferry_bytes_total{kind="skipped"} #
+diskferry_bytes_total{kind="verified"} #
+# HELP diskferry_retries_total Requests that were repeated
+# TYPE diskferry_retries_total counter
+diskferry_retries_total #
+# HELP diskferry_disk_size_bytes Size of the disk
+# TYPE diskferry_disk_size_bytes gauge
+diskferry_disk_size_bytes #
+"##;
 
 /// A pod's file system and environment. The room is where the container's root would be.
 pub(crate) struct Pod<'a> {
@@ -152,11 +176,15 @@ impl<'a> Pod<'a> {
         bytes
     }
 
-    /// What both controllers would read of a scrape.
-    fn scrape(&self) -> String {
-        run("python3", ["-c", SCRAPE, &self.port.to_string(), UID])
-            .trim()
-            .to_owned()
+    /// What both controllers would read of a scrape, whose page is as it must be.
+    #[track_caller]
+    fn scrape(&self) -> f64 {
+        let told = run("python3", ["-c", SCRAPE, &self.port.to_string(), UID]);
+        let (progress, page) = told.split_once('\n').unwrap();
+        assert_eq!(page, PAGE);
+        let (cdi, populator) = progress.split_once(' ').unwrap();
+        assert_eq!(cdi, populator);
+        cdi.parse().unwrap()
     }
 }
 
@@ -386,10 +414,20 @@ fn both_controllers_find_the_progress_of_a_running_import_and_a_signal_ends_it_i
         );
         sleep(Duration::from_millis(10));
     }
-    let told = pod.scrape();
-    let (cdi, populator) = told.split_once(' ').unwrap();
-    assert_eq!(cdi, populator);
-    assert!(cdi.parse::<f64>().unwrap() < 100.0, "{told}");
+    let mut reached = Vec::new();
+    while reached.iter().filter(|now| **now > 0.0).count() < 3 {
+        assert!(
+            running.is_running() && Instant::now() < deadline,
+            "{reached:?}"
+        );
+        reached.push(pod.scrape());
+        sleep(Duration::from_millis(100));
+    }
+    assert!(
+        reached.is_sorted() && reached.iter().all(|now| *now < 100.0),
+        "{reached:?}"
+    );
+    assert!(reached.first() < reached.last(), "{reached:?}");
     let pod_itself = format!("/proc/{}/environ", running.pid());
     assert!(
         fs::read_to_string(pod_itself).unwrap().contains(PASSWORD),

@@ -5,6 +5,7 @@ use crate::rig::{
     LoopDevice, ObjectStore, Outcome, Room, Running, Web, assert_same_bytes, random_disk, run,
     scrambled_disk,
 };
+use serde_json::json;
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::PathBuf;
@@ -283,6 +284,39 @@ fn an_object_in_s3_or_google_cloud_storage_is_imported() {
     let pod = Pod::with_device(SIZE);
     assert_eq!(pod.import(0, "gcs", &gcs.url(), &[]), DONE);
     assert_same_bytes(&room.path("disk"), &pod.disk());
+}
+
+#[test]
+fn a_service_account_of_the_pod_shows_a_token_to_google_and_its_key_to_nobody() {
+    let rules = r#"location = /bucket/disk {
+        if ($http_authorization !~ "^Bearer [^.]+[.][^.]+[.][^.]+$") { return 401; }
+        alias $DIR/files/disk;
+    }"#;
+    let (_room, web) = web(rules);
+    let pod = Pod::with_device(SIZE);
+    let url = web.url("bucket/disk");
+    let nobody = pod.import(1, "gcs", &url, &[]);
+    assert!(nobody.contains("401"), "{nobody}");
+    let key = run(
+        "openssl",
+        [
+            "genpkey",
+            "-quiet",
+            "-algorithm",
+            "RSA",
+            "-pkeyopt",
+            "rsa_keygen_bits:2048",
+        ],
+    );
+    let file = json!({
+        "type": "service_account", "client_email": "me@x.iam", "private_key_id": "k1",
+        "private_key": key,
+    });
+    fs::create_dir(pod.room.path("google")).unwrap();
+    fs::write(pod.room.path("google/credentials.json"), file.to_string()).unwrap();
+    let more = [("GOOGLE_APPLICATION_CREDENTIALS", "/google/credentials.json")];
+    assert_eq!(pod.import(0, "gcs", &url, &more), DONE);
+    assert_same_bytes(&web.file("disk"), &pod.disk());
 }
 
 #[test]
