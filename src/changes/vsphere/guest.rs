@@ -5,7 +5,7 @@
 //! snapshot can be released. A point that nobody remembers is not tracked, whatever stands.
 
 use super::judge::lost_since;
-use super::memory::{Memory, NAME, Remembered};
+use super::memory::{Memory, NAME, Quiesced, Remembered};
 use crate::address::Address;
 use crate::changes::Baseline;
 use crate::changes::guest::{DiskFacts, Guest, Point, Quiesce, Quiet, Shutdown, Standing};
@@ -186,9 +186,11 @@ impl VsphereGuest {
         let earlier = since.and_then(|since| memory.points().get(&since).cloned());
         let remembered = disks.iter().map(|(name, disk)| Remembered::of(name, disk));
         let remembered: Vec<Remembered> = remembered.collect();
-        memory.change(|points| {
-            points.insert(number, remembered);
-        })?;
+        let quiesced = Quiesced {
+            done: made.quiesced,
+            why_not: made.why_not.clone(),
+        };
+        memory.remember(number, remembered, quiesced)?;
         let point = |(name, disk): (String, Disk)| {
             self.changes(name, &disk, &made.on, since, earlier.as_deref())
         };

@@ -33,6 +33,21 @@ pub(super) struct Content {
     /// The migration was about to shut the VM down or to power it off, and it ran.
     #[serde(default)]
     switched: bool,
+    /// Of each point that was ever made, whether the guest had written out its caches.
+    #[serde(default)]
+    quiesced: BTreeMap<u32, Quiesced>,
+}
+
+/// Points of which that is kept.
+const QUIESCED_KEPT: usize = 1000;
+
+/// Whether the guest wrote out its caches before a point.
+#[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Quiesced {
+    pub(super) done: bool,
+    /// Why not, where it was tried.
+    pub(super) why_not: Option<String>,
 }
 
 /// One disk at one point.
@@ -101,6 +116,7 @@ impl Memory {
             vm: vm.clone(),
             points: BTreeMap::new(),
             switched: false,
+            quiesced: BTreeMap::new(),
         };
         let Some(file) = &path else {
             return Ok(Self {
@@ -140,6 +156,30 @@ impl Memory {
         change: impl FnOnce(&mut BTreeMap<u32, Vec<Remembered>>),
     ) -> Result<()> {
         self.replace(|content| change(&mut content.points))
+    }
+
+    /// Remembers a point; durable when it returns.
+    ///
+    /// # Errors
+    /// It may or may not be durable, and is not believed.
+    pub(super) fn remember(
+        &mut self,
+        number: u32,
+        disks: Vec<Remembered>,
+        quiesced: Quiesced,
+    ) -> Result<()> {
+        self.replace(|content| {
+            content.points.insert(number, disks);
+            let known = content.quiesced.get(&number);
+            // Of a snapshot that is found again nobody tells why it is as it is.
+            let is_told = known.is_some_and(|known| known.done == quiesced.done);
+            if !is_told || quiesced.why_not.is_some() {
+                content.quiesced.insert(number, quiesced);
+            }
+            while content.quiesced.len() > QUIESCED_KEPT {
+                content.quiesced.pop_first();
+            }
+        })
     }
 
     /// Whether it was this migration that made the VM quiet.

@@ -7,6 +7,7 @@ use diskferry::changes::guest::{Guest, Point, Quiesce, Shutdown, Standing};
 use diskferry::changes::vsphere::VsphereGuest;
 use diskferry::error::Kind;
 use diskferry::vsphere::snapshots::Quiescing;
+use serde_json::{Value, json};
 use std::fs;
 use std::time::{Duration, Instant};
 use tempfile::{TempDir, tempdir};
@@ -237,7 +238,16 @@ fn quiescing_is_required_preferred_or_left_out() {
         let vm = with(Quiescing::Prefer).await.unwrap();
         vm.snapshot(2, None).await.unwrap();
         assert_eq!(vcenter.python(quiesced), "False\n");
+        let vm = with(Quiescing::Prefer).await.unwrap();
+        vm.snapshot(2, None).await.unwrap();
     });
+    let remembered = fs::read(dir.path().join("vsphere.json")).unwrap();
+    let remembered: Value = serde_json::from_slice(&remembered).unwrap();
+    let told = &remembered["quiesced"];
+    assert_eq!(told["1"], json!({"done": true, "why_not": null}));
+    assert_eq!(told["2"]["done"], false);
+    let why = told["2"]["why_not"].as_str().unwrap();
+    assert!(why.contains("ApplicationQuiesceFault"), "{why}");
 }
 
 #[test]
