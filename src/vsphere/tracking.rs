@@ -167,3 +167,108 @@ impl Machine {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::Outlook;
+    use crate::vsphere::disk::{Disk, Obstacle};
+    use crate::vsphere::inventory::{Facts, Power};
+    use crate::vsphere::soap::Moref;
+    use crate::vsphere::tree::Snapshot;
+
+    fn disk() -> Disk {
+        Disk {
+            key: 2000,
+            label: "Hard disk 1".to_owned(),
+            slot: Some("scsi0:0".to_owned()),
+            file: "[d] v/v.vmdk".to_owned(),
+            parents: Vec::new(),
+            object_id: None,
+            uuid: None,
+            capacity: 1024,
+            change_id: None,
+            obstacle: None,
+        }
+    }
+
+    fn snapshot(depth: usize) -> Snapshot {
+        Snapshot {
+            on: Moref::new("VirtualMachineSnapshot", format!("snapshot-{depth}")),
+            name: format!("nightly {depth}"),
+            created: String::new(),
+            quiesced: false,
+            depth,
+            tag: None,
+        }
+    }
+
+    /// A VM that can be migrated while it runs.
+    fn facts() -> Facts {
+        Facts {
+            name: "v".to_owned(),
+            bios_uuid: None,
+            hardware: "vmx-19".to_owned(),
+            power: Power::On,
+            tools_running: true,
+            tracking: true,
+            tracking_supported: true,
+            needs_consolidation: false,
+            template: false,
+            disks: vec![disk()],
+            snapshots: Vec::new(),
+            untracked_slots: Vec::new(),
+        }
+    }
+
+    type Change = fn(&mut Facts);
+
+    #[test]
+    fn each_thing_that_stands_in_the_way_is_named_alone() {
+        assert_eq!(Outlook::of(&facts(), &[disk()]), Outlook::default());
+        let cases: [(Change, &str); 7] = [
+            (|vm| vm.hardware = "vmx-04".to_owned(), "vmx-04"),
+            (|vm| vm.tracking_supported = false, "no change tracking"),
+            (|vm| vm.tracking = false, "tracking is off"),
+            (|vm| vm.template = true, "a template"),
+            (
+                |vm| vm.untracked_slots = vec!["scsi0:0".to_owned()],
+                "scsi0:0.ctkEnabled",
+            ),
+            (
+                |vm| vm.snapshots = (1..=24).map(snapshot).collect(),
+                "nearly as many",
+            ),
+            (
+                |vm| vm.disks[0].obstacle = Some(Obstacle::Independent),
+                "Hard disk 1: ",
+            ),
+        ];
+        for (change, part) in cases {
+            let mut vm = facts();
+            change(&mut vm);
+            let found = Outlook::of(&vm, &vm.disks).obstacles;
+            assert_eq!(found.len(), 1, "{part}: {found:?}");
+            assert!(found[0].contains(part), "{part}: {found:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_of_others_or_only_slow_is_a_note() {
+        let cases: [(Change, &str); 4] = [
+            (|vm| vm.hardware = "vmx-7x".to_owned(), ""),
+            (|vm| vm.tools_running = false, "VMware Tools"),
+            (|vm| vm.needs_consolidation = true, "consolidated"),
+            (|vm| vm.snapshots = vec![snapshot(1)], "nightly 1"),
+        ];
+        for (change, part) in cases {
+            let mut vm = facts();
+            change(&mut vm);
+            let found = Outlook::of(&vm, &vm.disks);
+            assert_eq!(found.obstacles, Vec::<String>::new());
+            assert!(found.notes.join("; ").contains(part), "{found:?}");
+        }
+        let mut other = facts();
+        other.untracked_slots = vec!["scsi0:1".to_owned()];
+        assert_eq!(Outlook::of(&other, &[disk()]), Outlook::default());
+    }
+}
