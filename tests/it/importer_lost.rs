@@ -1,6 +1,7 @@
 //! The importer where nobody can tell what changed: all is compared, and only what differs written.
 
-use crate::importer::{GOLDEN, Pod, source, vcenter};
+use crate::importer::{GOLDEN, source, vcenter};
+use crate::importer_pod::Pod;
 use crate::rig::Vcenter;
 use std::fs::{self, File};
 use std::os::unix::fs::MetadataExt;
@@ -17,7 +18,7 @@ fn written(device: &Path) -> u64 {
 /// A pod whose volume holds the disk as it was, by somebody else's hand, and the change id of then.
 fn copied(vcenter: &Vcenter) -> (Pod<'_>, String) {
     let pod = Pod::with_device(vcenter, 24 << 20);
-    fs::write(pod.device.as_ref().unwrap().path(), source(vcenter)).unwrap();
+    pod.hold(&source(vcenter));
     let base = vcenter.snapshot("base");
     vcenter.remove_snapshot("base");
     (pod, base.change_ids[0].clone())
@@ -82,7 +83,7 @@ fn a_file_that_somebody_else_copied_is_compared_in_place() {
     let pod = Pod::new(&vcenter);
     let base = vcenter.snapshot("base");
     let file = pod.room.path("data/disk.img");
-    fs::write(&file, source(&vcenter)).unwrap();
+    pod.hold(&source(&vcenter));
     let inode = |path: &Path| fs::metadata(path).unwrap().ino();
     let before = inode(&file);
     vcenter.tell(&format!("reset {}", vcenter.name()));

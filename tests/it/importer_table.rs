@@ -1,6 +1,7 @@
 //! The importer over every combination of what a controller sets for a disk of a VM.
 
-use crate::importer::{Pod, source};
+use crate::importer::source;
+use crate::importer_pod::Pod;
 use crate::rig::Vcenter;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -60,10 +61,7 @@ fn import_all(vcenter: &Vcenter, pod: &Pod<'_>, base: &[u8]) {
             false => vec![0xee; base.len()],
         };
         let file = pod.room.path("data/disk.img");
-        match &pod.device {
-            Some(device) => fs::write(device.path(), &held).unwrap(),
-            None => fs::write(&file, &held).unwrap(),
-        }
+        pod.hold(&held);
         let env = row.env.iter().map(|(name, value)| (*name, value.as_str()));
         let env: Vec<_> = env.collect();
         assert_eq!(pod.import(0, &env), golden(row.preallocated), "{env:?}");

@@ -27,6 +27,7 @@ mod nbd_client;
 mod nbd_server;
 mod importer;
 mod importer_lost;
+mod importer_pod;
 mod importer_table;
 mod powercut;
 mod qcow2;

@@ -1,8 +1,8 @@
 //! The whole program as a pod runs it: uid 107, no capability, io_uring forbidden, little memory.
 
 use crate::rig::{
-    LoopDevice, Nbdkit, PASSWORD, USER, Vcenter, assert_same_bytes, first_difference, random_disk,
-    run,
+    Limits, LoopDevice, Nbdkit, PASSWORD, USER, Vcenter, assert_same_bytes, first_difference,
+    random_disk, run,
 };
 use std::fs::{self, File, Permissions};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
@@ -123,62 +123,10 @@ os.setgid(107)
 os.setuid(107)
 "#;
 
-/// The limits of a pod as control groups, of either version; removed when dropped.
-struct Groups(Vec<PathBuf>);
-
-const MEMORY: &str = "600000000";
-
-impl Groups {
-    fn new() -> Self {
-        let name = format!("diskferry-test-{}", std::process::id());
-        let top = Path::new("/sys/fs/cgroup");
-        let settings: &[(&str, &str, &str)] = match top.join("cgroup.controllers").exists() {
-            true => &[("", "memory.max", MEMORY), ("", "cpu.max", "75000 100000")],
-            false => &[
-                ("memory", "memory.limit_in_bytes", MEMORY),
-                ("cpu", "cpu.cfs_quota_us", "75000"),
-            ],
-        };
-        let mut groups = Self(Vec::new());
-        for (controller, file, value) in settings {
-            let group = top.join(controller).join(&name);
-            fs::create_dir_all(&group).expect("make a control group (tests run as root)");
-            fs::write(group.join(file), value).unwrap_or_else(|error| panic!("{file}: {error}"));
-            if !groups.0.contains(&group) {
-                groups.0.push(group);
-            }
-        }
-        groups
-    }
-
-    fn words(&self) -> String {
-        let paths = self.0.iter().map(|path| path.display().to_string());
-        paths.collect::<Vec<_>>().join(",")
-    }
-
-    /// The most that was used at once, page cache included, if the kernel counts it.
-    fn peak(&self) -> Option<u64> {
-        let group = self.0.first()?;
-        let names = ["memory.peak", "memory.max_usage_in_bytes"];
-        let told = names
-            .iter()
-            .find_map(|name| fs::read_to_string(group.join(name)).ok());
-        told?.trim().parse().ok()
-    }
-}
-
-impl Drop for Groups {
-    fn drop(&mut self) {
-        for group in &self.0 {
-            let _ = fs::remove_dir(group);
-        }
-    }
-}
-
 /// What `tests/image` made, as CDI's pod has it: with VDDK, a volume, and what the kubelet mounts.
 struct Container {
     root: TempDir,
-    groups: Groups,
+    groups: Limits,
 }
 
 impl Container {
@@ -217,7 +165,7 @@ impl Container {
         fs::set_permissions(root, Permissions::from_mode(0o755)).unwrap();
         let container = Self {
             root: made,
-            groups: Groups::new(),
+            groups: Limits::new(),
         };
         File::create(container.log()).unwrap();
         chown(container.log(), Some(107), Some(107)).unwrap();

@@ -4,6 +4,7 @@ use super::server::{Server, run, socket_dir};
 use rustix::process::Signal;
 use std::fs::{self, File};
 use std::net::TcpListener;
+use std::os::unix::fs::chown;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::thread;
@@ -71,6 +72,8 @@ impl LoopDevice {
 
 impl Drop for LoopDevice {
     fn drop(&mut self) {
+        // The node outlives what is attached to it, and a test may have given it to somebody.
+        let _ = chown(&self.path, Some(0), None);
         let _ = Command::new("losetup").arg("-d").arg(&self.path).status();
         // Detaching is done in the background; the next device may want the file.
         let name = self

@@ -11,6 +11,7 @@
 //!  nvme.rs     a host with an NVMe/TCP namespace, in a virtual machine, and the program run there
 //!  vmware.rs   a vCenter with changed block tracking, and VDDK behind nbdkit's plugin
 //!  cut.rs      a network that is cut, stalled, delayed and mended
+//!  limits.rs   who a pod runs as, and what it may have
 //!  web.rs      nginx with a folder of images
 //!  store.rs    S3 and Google Cloud Storage, as others stand in for them
 //!  block.rs    loop devices, and a LUN behind a real iSCSI target
@@ -30,6 +31,7 @@ pub(crate) mod diary;
 mod disk;
 mod emulator;
 mod initramfs;
+mod limits;
 mod machine;
 mod nvme;
 mod qsd;
@@ -48,6 +50,7 @@ pub(crate) use disk::{
 };
 pub(crate) use emulator::{Emulator, Gate, SmallDisk};
 pub(crate) use initramfs::{Initramfs, Kernel};
+pub(crate) use limits::{Limits, give_to_pod};
 pub(crate) use machine::Machine;
 pub(crate) use nvme::{Equipment, GATEWAY, NAMESPACE, NvmeHost, Told};
 pub(crate) use qsd::{Frozen, Guest, Qsd};

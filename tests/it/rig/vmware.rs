@@ -7,9 +7,9 @@
 
 use super::server::Server;
 use serde_json::Value;
-use std::fs::{self, File};
+use std::fs::{self, File, Permissions};
 use std::io::{BufRead, BufReader, Write};
-use std::os::unix::fs::{FileExt, symlink};
+use std::os::unix::fs::{FileExt, PermissionsExt, symlink};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{ChildStdin, Command, Stdio};
@@ -314,6 +314,21 @@ impl Vcenter {
         let new = self.libdir().join("standin.conf.new");
         fs::write(&new, text).expect("write the settings");
         fs::rename(&new, self.libdir().join("standin.conf")).expect("set the settings");
+    }
+
+    /// Lets somebody who is not root read its disks, and log that.
+    pub(crate) fn open_to_all(&self) {
+        let open = |path: &Path, mode| fs::set_permissions(path, Permissions::from_mode(mode));
+        for disk in self.disks() {
+            let above = disk.flat.ancestors().skip(1);
+            let above = above.take_while(|path| path.starts_with(self.dir.path()));
+            above.for_each(|path| open(path, 0o755).expect("open a directory"));
+            open(&disk.flat, 0o644).expect("open a disk");
+        }
+        let log = self.libdir().join("log");
+        let file = File::options().create(true).append(true).open(&log);
+        drop(file.expect("make a log"));
+        open(&log, 0o666).expect("open the log");
     }
 
     /// The address of a disk, of now or of a snapshot; the password is in a file.

@@ -2,32 +2,40 @@
 
 use super::{SIZE, web};
 use crate::rig::{
-    LoopDevice, ObjectStore, Outcome, Room, Running, Web, assert_same_bytes, random_disk, run,
-    scrambled_disk,
+    Limits, LoopDevice, ObjectStore, Outcome, Room, Running, Web, assert_same_bytes, give_to_pod,
+    random_disk, run, scrambled_disk,
 };
 use serde_json::json;
-use std::fs;
-use std::os::unix::fs::symlink;
+use std::fs::{self, Permissions};
+use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::PathBuf;
 use std::process::Command;
 
 const DONE: &str =
     r#"{"scratchSpaceRequired":false,"preallocationApplied":false,"message":"Import Complete"}"#;
 
-/// A pod's file system and environment. The room is where the container's root would be.
+/// A pod's file system, environment and limits. The room is where the container's root would be.
 struct Pod {
     room: Room,
     device: Option<LoopDevice>,
+    limits: Limits,
 }
 
 impl Pod {
     fn new() -> Self {
         let room = Room::new();
+        fs::set_permissions(room.path(""), Permissions::from_mode(0o755)).unwrap();
         for name in ["dev", "data", "extraheaders", "proxycerts"] {
             fs::create_dir(room.path(name)).unwrap();
         }
+        give_to_pod(&room.path("dev"));
+        give_to_pod(&room.path("data"));
         symlink(env!("CARGO_BIN_EXE_diskferry"), room.path("cdi-importer")).unwrap();
-        Self { room, device: None }
+        Self {
+            room,
+            device: None,
+            limits: Limits::new(),
+        }
     }
 
     /// With a block volume that holds something already.
@@ -36,12 +44,13 @@ impl Pod {
         let device = LoopDevice::new(size, 512);
         symlink(device.path(), pod.room.path("dev/cdi-block-volume")).unwrap();
         fs::write(device.path(), vec![0xee; usize::try_from(size).unwrap()]).unwrap();
+        give_to_pod(device.path());
         pod.device = Some(device);
         pod
     }
 
     fn command(&self, source: &str, endpoint: &str, more: &[(&str, &str)]) -> Command {
-        let mut command = Command::new(self.room.path("cdi-importer"));
+        let mut command = self.limits.command(&self.room.path("cdi-importer"));
         command
             .args(["-alsologtostderr", "-v=1"])
             .env_clear()
@@ -255,6 +264,7 @@ fn an_image_that_another_container_of_the_pod_serves_is_waited_for() {
     let (_room, web) = web("");
     let pod = Pod::new();
     fs::create_dir(pod.room.path("shared")).unwrap();
+    give_to_pod(&pod.room.path("shared"));
     fs::write(pod.room.path("shared/ready"), "disk").unwrap();
     let more = [
         ("IMPORTER_READY_FILE", "/shared/ready"),
