@@ -42,9 +42,13 @@ fuzz_target!(|bytes: &[u8]| {
         let text = headers[CONTENT_RANGE].to_str().unwrap();
         let part = Part::parse(text).unwrap();
         assert_eq!(part.range, Some(wanted));
-        assert!(part.total.is_none_or(|total| total == size && wanted.end <= size));
+        assert!(
+            part.total
+                .is_none_or(|total| total == size && wanted.end <= size)
+        );
         let coded = headers.get(CONTENT_ENCODING);
-        assert!(coded.is_none_or(|it| it.is_empty() || it.to_str().unwrap().trim().is_empty()
+        assert!(coded.is_none_or(|it| it.is_empty()
+            || it.to_str().unwrap().trim().is_empty()
             || it.to_str().unwrap().trim().eq_ignore_ascii_case("identity")));
     }
 });

@@ -21,6 +21,7 @@
 //!  wishes.rs     what every import asks of the engine                pure
 //!  teller.rs     what the engine tells, in the log
 //!  patience.rs   the same again, while it fails for a moment
+//!  promises.rs   what the parsers promise, for fuzz targets
 //! ```
 //!
 //! Not built: `registry` and `imageio`. They are answered as the original answers a source that it
@@ -34,6 +35,8 @@ mod message;
 mod metrics;
 mod patience;
 mod place;
+#[cfg(feature = "testkit")]
+pub mod promises;
 mod quantity;
 mod serve;
 mod settings;

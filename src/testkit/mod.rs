@@ -8,6 +8,7 @@
 //!  vdi.rs vhd.rs vhdx.rs  images made by hand
 //!  ova.rs          tar files and OVF descriptors made by hand
 //!  vmdk.rs         VMDK extents made by hand
+//!  promises/       what parsers promise for any bytes
 //!  stream.rs       MemStream: what comes once, in order
 //!  tracker.rs      MemTracker: tells changes, and keeps some to itself
 //!  conformance.rs  what the contracts of Source and Target say, tried on any endpoint
@@ -20,6 +21,7 @@ pub mod fault;
 pub mod image;
 pub mod memory;
 pub mod ova;
+pub mod promises;
 pub mod vdi;
 pub mod vhd;
 pub mod vhdx;

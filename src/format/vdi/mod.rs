@@ -8,6 +8,7 @@
 //!  layout.rs   bytes as VirtualBox has them             no logic
 //!  header.rs   a header that was checked                no I/O
 //!  mod.rs      a checked header → where bytes are
+//!  promises.rs   what the parsers promise, for fuzz targets
 //! ```
 //!
 //! Not read: differences. They name their parent by UUID, and only the registry of the machine that
@@ -15,6 +16,8 @@
 
 mod header;
 mod layout;
+#[cfg(feature = "testkit")]
+pub mod promises;
 #[cfg(test)]
 mod tests;
 

@@ -13,12 +13,15 @@
 //!  footer.rs   the footer of a fixed disk that is written   pure
 //!  open.rs     a file → a disk and its parents
 //!  mod.rs      a disk → where its bytes are
+//!  promises.rs   what the parsers promise, for fuzz targets
 //! ```
 
 mod footer;
 mod header;
 mod layout;
 mod open;
+#[cfg(feature = "testkit")]
+pub mod promises;
 #[cfg(test)]
 mod tests;
 

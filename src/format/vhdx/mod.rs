@@ -14,6 +14,7 @@
 //!  overlay.rs  a file as its log leaves it
 //!  open.rs     a file → a disk and its parents
 //!  fault.rs    what can be wrong
+//!  promises.rs   what the parsers promise, for fuzz targets
 //! ```
 //!
 //! [MS-VHDX]: https://learn.microsoft.com/openspecs/windows_protocols/ms-vhdx
@@ -25,6 +26,8 @@ pub(crate) mod layout;
 mod log;
 mod open;
 mod overlay;
+#[cfg(feature = "testkit")]
+pub mod promises;
 #[cfg(test)]
 mod tests;
 

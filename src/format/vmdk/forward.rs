@@ -10,6 +10,7 @@ use super::layout::{DIRECTORY_AT_END, HostedHeader, Marker, SECTOR, marker};
 use super::sparse::longest;
 use super::{descriptor, layout};
 use crate::error::{Error, Result};
+use crate::extent::ByteRange;
 use crate::format::Codec;
 use bytes::{Buf, Bytes, BytesMut};
 use zerocopy::FromBytes;
@@ -153,7 +154,9 @@ impl Forward {
             State::Overhead(disk) if have < disk.overhead => Ok(Step::More),
             State::Overhead(disk) => {
                 let disk = disk.clone();
-                check_descriptor(&self.pending, disk.descriptor)?;
+                let overhead = usize::try_from(disk.overhead).unwrap_or(usize::MAX);
+                let overhead = self.pending.get(..overhead).unwrap_or_default();
+                check_descriptor(overhead, disk.descriptor)?;
                 let size = disk.capacity;
                 self.advance(disk.overhead);
                 self.state = State::Markers(disk);
@@ -268,10 +271,17 @@ fn first(sector: &[u8]) -> Result<Disk, Fault> {
 
 /// A difference is not the disk, even if it comes as a stream.
 fn check_descriptor(overhead: &[u8], (at, len): (u64, u64)) -> Result<(), Fault> {
+    if at == 0 || len == 0 {
+        return Ok(());
+    }
     let index = |at: u64| usize::try_from(at).unwrap_or(usize::MAX);
     let text = overhead.get(index(at)..index(at.saturating_add(len)));
-    let text = text.unwrap_or_default();
-    if at == 0 || text.iter().all(|byte| *byte == 0) {
+    let text = text.ok_or(Fault::Outside {
+        what: "descriptor",
+        range: ByteRange::at(at, len),
+        size: length(overhead.len()),
+    })?;
+    if text.iter().all(|byte| *byte == 0) {
         return Ok(());
     }
     match descriptor::parse(text)?.parent_cid {

@@ -14,6 +14,7 @@
 //!  open.rs        files → a disk
 //!  forward.rs     a stream-optimized extent that is read once      no I/O
 //!  fault.rs       what can be wrong
+//!  promises.rs   what the parsers promise, for fuzz targets
 //! ```
 //!
 //! Not read: raw device mappings, which are refused (the LUN itself can be copied); a seSparse
@@ -25,6 +26,8 @@ mod forward;
 mod header;
 pub(crate) mod layout;
 mod open;
+#[cfg(feature = "testkit")]
+pub mod promises;
 mod sparse;
 #[cfg(test)]
 mod tests;

@@ -7,6 +7,7 @@ mod corpus;
 mod hostile;
 mod ova;
 mod policy;
+mod seeds;
 mod vdi;
 mod vhd;
 mod vhdx;

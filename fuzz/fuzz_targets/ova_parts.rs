@@ -1,0 +1,10 @@
+//! Tar files, descriptors and manifests of OVAs: any bytes keep their promises.
+
+#![no_main]
+
+use diskferry::testkit::promises::keep;
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(|input: &[u8]| {
+    keep("ova_parts", input);
+});
