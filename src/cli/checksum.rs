@@ -3,8 +3,9 @@
 use super::open::ImageOptions;
 use super::output::{self, Output};
 use super::scan::{self, Reader};
+use super::sequence::{self, Sequence};
 use super::speed::Speed;
-use super::{Command, open, words};
+use super::{Command, words};
 use crate::address::Address;
 use crate::digest::{Algorithm, BLOCK, Content, Digest};
 use crate::error::Result;
@@ -13,6 +14,7 @@ use crate::job::options::Tuning;
 use crate::pipeline::counters::Counters;
 use crate::plan::Step;
 use crate::source::Source;
+use crate::source::stream::{Came, Laid};
 use clap::Args;
 use futures_util::stream::{self, StreamExt};
 use serde_json::json;
@@ -46,16 +48,18 @@ impl Command for Checksum {
 
     async fn run(self, output: Output) -> Result<()> {
         let tuning = self.speed.tuning();
-        let source = open::source(&self.source, &self.image.reading(), &tuning).await?;
-        let size = source.size();
+        let source = Sequence::open(&self.source, &self.image.reading(), &tuning).await?;
         let counters = Arc::new(Counters::default());
-        let progress = output.progress(&counters, size);
+        let progress = output.progress(&counters, source.size().unwrap_or(0));
         let scan = Scan {
             algorithm: self.digest,
             extents: !self.no_extents,
             counters,
         };
-        let digest = scan.run(source, &tuning).await?;
+        let (size, digest) = match source {
+            Sequence::Any(source) => (source.size(), scan.run(source, &tuning).await?),
+            Sequence::Once(laid) => scan.in_order(laid).await?,
+        };
         drop(progress);
         let name = match self.digest {
             Algorithm::Xxh3 => "xxh3",
@@ -122,6 +126,44 @@ impl Scan {
         Ok(content.finish(size))
     }
 
+    /// Digests what comes in order; its size, too, which is known in the end.
+    async fn in_order(&self, laid: Laid) -> Result<(u64, Digest)> {
+        let block = usize::try_from(BLOCK).unwrap_or(usize::MAX);
+        let mut content = Content::new(self.algorithm);
+        let (mut size, mut begun) = (0u64, Vec::new());
+        let mut pieces = std::pin::pin!(sequence::once(laid));
+        while let Some(came) = pieces.next().await {
+            let mut came = came?;
+            size = size.saturating_add(came.len());
+            while !came.is_empty() {
+                // Whole blocks of zeroes are as good as one.
+                if let (Came::Zeroes(count @ BLOCK..), true) = (&came, begun.is_empty()) {
+                    let blocks = count / BLOCK;
+                    content.zeroes(blocks);
+                    let _ = came.split_to(blocks.saturating_mul(BLOCK));
+                    continue;
+                }
+                let room = block.saturating_sub(begun.len());
+                match came.split_to(u64::try_from(room).unwrap_or(u64::MAX)) {
+                    Came::Data(bytes) => begun.extend_from_slice(&bytes),
+                    Came::Zeroes(count) => {
+                        let count = usize::try_from(count).unwrap_or(room);
+                        begun.resize(begun.len().saturating_add(count), 0);
+                    }
+                }
+                if begun.len() == block {
+                    content.block(self.algorithm.digest(&begun));
+                    begun.clear();
+                }
+            }
+            self.counters.position.store(size, Ordering::Relaxed);
+        }
+        if !begun.is_empty() {
+            content.block(self.algorithm.digest(&begun));
+        }
+        Ok((size, content.finish(size)))
+    }
+
     async fn look(&self, reader: &Reader, step: Result<Step>) -> Result<Seen> {
         let range = match step? {
             Step::Zero(range) => {
@@ -149,7 +191,8 @@ mod tests {
     use crate::endpoint::Limits;
     use crate::extent::ByteRange;
     use crate::job::options::Tuning;
-    use crate::testkit::{Call, MemSource};
+    use crate::source::stream::Laid;
+    use crate::testkit::{Call, MemSource, MemStream};
     use futures_util::FutureExt;
     use std::sync::Arc;
 
@@ -202,6 +245,22 @@ mod tests {
                 assert_eq!(checksum(&source, true, tuning), expected);
                 assert_eq!(checksum(&source, false, tuning), expected);
             }
+        }
+    }
+
+    #[tokio::test]
+    async fn what_comes_in_order_has_the_checksum_of_what_can_be_read_anywhere() {
+        let bytes = disk();
+        let scan = Scan {
+            algorithm: Algorithm::Xxh3,
+            extents: true,
+            counters: Arc::default(),
+        };
+        for len in [0, 1, 65_536, 70_001, bytes.len()] {
+            let part = &bytes[..len];
+            let laid = Laid::Raw(Box::new(MemStream::new(part)));
+            let found = scan.in_order(laid).await.unwrap();
+            assert_eq!(found, (len as u64, defined(part)), "{len}");
         }
     }
 

@@ -3,16 +3,18 @@
 use super::open::WebOptions;
 use super::output::{self, Output};
 use super::scan::{self, Reader};
+use super::sequence::{Sequence, Sides};
 use super::speed::Speed;
-use super::{Command, open, words};
+use super::{Command, words};
 use crate::address::Address;
 use crate::digest::is_zero;
 use crate::error::{Error, Kind, Result};
 use crate::extent::ByteRange;
-use crate::job::options::Reading;
+use crate::job::options::{Reading, Tuning};
 use crate::pipeline::counters::Counters;
 use crate::plan::Step;
 use crate::report;
+use crate::source::Source;
 use bytes::Bytes;
 use clap::Args;
 use futures_util::stream::{self, StreamExt};
@@ -51,6 +53,22 @@ pub(super) struct Compare {
     #[arg(short = 'F', long, value_name = "FORMAT")]
     target_format: Option<String>,
 
+    /// Read A as it was at this snapshot inside the image, by ID or name
+    #[arg(long, value_name = "SNAPSHOT")]
+    snapshot: Option<String>,
+
+    /// Read B as it was at this snapshot inside the image
+    #[arg(long, value_name = "SNAPSHOT")]
+    target_snapshot: Option<String>,
+
+    /// Read this disk of A, an OVA, by the name of its file or its ID
+    #[arg(long, value_name = "DISK")]
+    disk: Option<String>,
+
+    /// Read this disk of B, an OVA
+    #[arg(long, value_name = "DISK")]
+    target_disk: Option<String>,
+
     /// A directory, besides its own, out of which an image may open its parents and parts
     #[arg(long, value_name = "DIR")]
     allow_backing: Vec<PathBuf>,
@@ -67,28 +85,28 @@ impl Command for Compare {
 
     async fn run(self, output: Output) -> Result<()> {
         let tuning = self.speed.tuning();
-        let reading = |format: &Option<String>| Reading {
-            format: format.clone(),
-            allow: self.allow_backing.clone(),
-            access: self.web.access(),
-            ..Reading::default()
-        };
-        let first = open::source(&self.first, &reading(&self.source_format), &tuning).await?;
-        let second = open::source(&self.second, &reading(&self.target_format), &tuning).await?;
-        let sizes = (first.size(), second.size());
-        let size = sizes.0.max(sizes.1);
-        let difference = if self.strict && sizes.0 != sizes.1 {
-            Some(sizes.0.min(sizes.1))
-        } else {
-            let counters = Arc::new(Counters::default());
-            let _progress = output.progress(&counters, size);
-            let pair = Pair {
-                first: Reader::new(first, &tuning, 2),
-                second: Reader::new(second, &tuning, 2),
-                extents: !self.no_extents,
-                counters,
+        let reading =
+            |format: &Option<String>, snapshot: &Option<String>, disk: &Option<String>| Reading {
+                format: format.clone(),
+                allow: self.allow_backing.clone(),
+                access: self.web.access(),
+                snapshot: snapshot.clone(),
+                disk: disk.clone(),
+                ..Reading::default()
             };
-            pair.first_difference().await?
+        let first = reading(&self.source_format, &self.snapshot, &self.disk);
+        let first = Sequence::open(&self.first, &first, &tuning).await?;
+        let second = reading(
+            &self.target_format,
+            &self.target_snapshot,
+            &self.target_disk,
+        );
+        let second = Sequence::open(&self.second, &second, &tuning).await?;
+        let (size, difference) = match (first, second) {
+            (Sequence::Any(first), Sequence::Any(second)) => {
+                self.anywhere(first, second, &tuning, &output).await?
+            }
+            (first, second) => self.in_order(first, second, &tuning, &output).await?,
         };
         if output.json() {
             let result = json!({ "equal": difference.is_none(), "first_difference": difference });
@@ -103,6 +121,56 @@ impl Command for Compare {
                 Err(Error::new(Kind::Mismatch, doing).at(at))
             }
         }
+    }
+}
+
+impl Compare {
+    /// Compares two disks that can be read anywhere: the larger size, and where they differ.
+    async fn anywhere(
+        &self,
+        first: Arc<dyn Source>,
+        second: Arc<dyn Source>,
+        tuning: &Tuning,
+        output: &Output,
+    ) -> Result<(u64, Option<u64>)> {
+        let sizes = (first.size(), second.size());
+        let size = sizes.0.max(sizes.1);
+        if self.strict && sizes.0 != sizes.1 {
+            return Ok((size, Some(sizes.0.min(sizes.1))));
+        }
+        let counters = Arc::new(Counters::default());
+        let _progress = output.progress(&counters, size);
+        let pair = Pair {
+            first: Reader::new(first, tuning, 2),
+            second: Reader::new(second, tuning, 2),
+            extents: !self.no_extents,
+            counters,
+        };
+        Ok((size, pair.first_difference().await?))
+    }
+
+    /// The same where one of them comes in order, and perhaps does not tell its size before.
+    async fn in_order(
+        &self,
+        first: Sequence,
+        second: Sequence,
+        tuning: &Tuning,
+        output: &Output,
+    ) -> Result<(u64, Option<u64>)> {
+        let known = first.size().max(second.size()).unwrap_or(0);
+        let counters = Arc::new(Counters::default());
+        let _progress = output.progress(&counters, known);
+        let extents = !self.no_extents;
+        let mut sides = Sides::new(
+            first.pieces(tuning, 2, extents),
+            second.pieces(tuning, 2, extents),
+        );
+        let seen = |at| counters.position.store(at, Ordering::Relaxed);
+        let difference = sides.first_difference(seen).await?;
+        let sizes = sides.sizes();
+        let longer = self.strict && difference.is_none() && sizes.0 != sizes.1;
+        let difference = difference.or(longer.then_some(sizes.0.min(sizes.1)));
+        Ok((sizes.0.max(sizes.1), difference))
     }
 }
 
@@ -230,7 +298,7 @@ impl<'a> Walk<'a> {
 }
 
 /// Where `bytes` are first not zero.
-fn not_zero(bytes: &[u8]) -> Option<usize> {
+pub(super) fn not_zero(bytes: &[u8]) -> Option<usize> {
     if is_zero(bytes) {
         return None;
     }
@@ -238,7 +306,7 @@ fn not_zero(bytes: &[u8]) -> Option<usize> {
 }
 
 /// Where two pieces of one length first differ.
-fn differ(first: &[u8], second: &[u8]) -> Option<usize> {
+pub(super) fn differ(first: &[u8], second: &[u8]) -> Option<usize> {
     if first == second {
         return None;
     }

@@ -3,7 +3,7 @@
 use super::open::ImageOptions;
 use super::output::{self, Output};
 use super::speed::Speed;
-use super::{Command, inspect_vm, open, words};
+use super::{Command, inspect_vm, open, sequence, words};
 use crate::address::Address;
 use crate::buffer::Buffer;
 use crate::error::Result;
@@ -15,6 +15,7 @@ use crate::nbd::client::{Client, Endpoint, Timeouts, list};
 use crate::nbd::export::Export;
 use crate::report;
 use crate::source::Source;
+use crate::source::stream::Laid;
 use crate::sys::sysfs::Device;
 use crate::target::partitions::{self, Partition};
 use crate::target::signature;
@@ -60,12 +61,15 @@ fn subject(word: &str) -> Result<Subject, String> {
 struct Found {
     address: String,
     kind: &'static str,
-    size: u64,
+    /// `None` of what comes in order and does not tell.
+    size: Option<u64>,
     /// Bytes that the file takes of its file system.
     #[serde(skip_serializing_if = "Option::is_none")]
     allocated: Option<u64>,
-    identity: String,
-    requests: Requests,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    identity: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    requests: Option<Requests>,
     /// What the image says of itself, unless the disk is raw.
     #[serde(skip_serializing_if = "Option::is_none")]
     image: Option<Facts>,
@@ -136,6 +140,9 @@ impl Command for Inspect {
 }
 
 async fn inspect(address: &Address, reading: &Reading, tuning: &Tuning) -> Result<Found> {
+    if let Some(laid) = job::in_order(address, reading, tuning).await? {
+        return coming(address, laid).await;
+    }
     let disk = open::disk(address, reading, tuning).await?;
     let (source, client) = (disk.source, disk.client);
     let (head, tail) = ends_of(source.as_ref()).await?;
@@ -168,18 +175,18 @@ async fn inspect(address: &Address, reading: &Reading, tuning: &Tuning) -> Resul
             (None, Some(_)) => "block device",
             (None, None) => "file",
         },
-        size,
+        size: Some(size),
         allocated: match address {
             Address::Path(path) => allocated(path),
             _ => None,
         },
-        identity: source.identity().id,
+        identity: Some(source.identity().id),
         image,
-        requests: Requests {
+        requests: Some(Requests {
             align: limits.align,
             preferred: limits.preferred,
             max: limits.max,
-        },
+        }),
         device,
         trackers: export.as_ref().map_or(Vec::new(), trackers),
         export,
@@ -188,6 +195,47 @@ async fn inspect(address: &Address, reading: &Reading, tuning: &Tuning) -> Resul
         gpt_sector,
         partitions: partitions(&head, size, &mut warnings),
         copy,
+        warnings,
+    })
+}
+
+/// What can only be read forward: what its start shows.
+async fn coming(address: &Address, mut laid: Laid) -> Result<Found> {
+    let image = laid.size().map(|size| Facts {
+        format: "vmdk",
+        file: laid.name().to_owned(),
+        virtual_size: size,
+        ..Facts::default()
+    });
+    let head = sequence::head(&mut laid, signature::HEAD).await?;
+    // A short disk has ended already.
+    let whole = (head.len() < signature::HEAD).then_some(head.len() as u64);
+    let size = laid.size().or(whole);
+    let mut warnings = Vec::new();
+    let path = match address {
+        Address::Path(path) => Some(path.as_path()),
+        _ => None,
+    };
+    Ok(Found {
+        address: address.to_string(),
+        kind: match (address, path.is_some_and(Path::is_file)) {
+            (Address::Http(_), _) => "object on a web server, read forward",
+            (_, true) => "compressed file, read forward",
+            (_, false) => "stream, read forward",
+        },
+        size,
+        allocated: path.and_then(allocated),
+        identity: None,
+        requests: None,
+        image,
+        device: None,
+        export: None,
+        exports: Vec::new(),
+        content: signature::find(&head, &[], size.unwrap_or(0)),
+        gpt_sector: signature::gpt_sector(&head),
+        partitions: partitions(&head, size.unwrap_or(u64::MAX), &mut warnings),
+        copy: None,
+        trackers: Vec::new(),
         warnings,
     })
 }
@@ -384,23 +432,28 @@ impl Found {
             ("kind", self.kind.to_owned()),
             (
                 "size",
-                format!("{} ({})", self.size, report::bytes(self.size)),
+                match self.size {
+                    Some(size) => format!("{size} ({})", report::bytes(size)),
+                    None => "not known before its end".to_owned(),
+                },
             ),
-            ("identity", self.identity.clone()),
         ];
         if let Some(allocated) = self.allocated {
             let text = format!("{allocated} ({})", report::bytes(allocated));
-            rows.insert(3, ("allocated", text));
+            rows.push(("allocated", text));
         }
-        let Requests {
-            align,
-            preferred,
-            max,
-        } = self.requests;
-        rows.push((
-            "requests",
-            format!("aligned to {align}, preferred {preferred}, at most {max} bytes"),
-        ));
+        rows.extend(self.identity.clone().map(|text| ("identity", text)));
+        if let Some(limits) = &self.requests {
+            let Requests {
+                align,
+                preferred,
+                max,
+            } = limits;
+            rows.push((
+                "requests",
+                format!("aligned to {align}, preferred {preferred}, at most {max} bytes"),
+            ));
+        }
         let mut layer = self.image.as_ref();
         while let Some(facts) = layer {
             rows.extend(facts_rows(facts));

@@ -3,14 +3,18 @@
 use super::open::ImageOptions;
 use super::output::{self, Output};
 use super::scan::WINDOW;
+use super::sequence;
 use super::speed::Speed;
 use super::{Command, open, words};
 use crate::address::Address;
 use crate::error::{Error, Kind, Result};
-use crate::extent::{ByteRange, Extent, ExtentKind};
-use crate::report;
+use crate::extent::{ByteRange, Extent, ExtentKind, push_merged};
+use crate::format::{Facts, Image, To};
 use crate::source::Source;
+use crate::source::stream::{Came, Laid};
+use crate::{job, report};
 use clap::{Args, ValueEnum};
+use futures_util::stream::StreamExt;
 use std::io::{self, BufWriter, Write};
 
 /// Show what of a disk is data and what reads as zero
@@ -41,8 +45,7 @@ impl Command for Map {
     const NAME: &'static str = "map";
 
     async fn run(self, output: Output) -> Result<()> {
-        let source =
-            open::source(&self.source, &self.image.reading(), &self.speed.tuning()).await?;
+        let (reading, tuning) = (self.image.reading(), self.speed.tuning());
         let form = if output.json() {
             Form::Json
         } else {
@@ -51,10 +54,176 @@ impl Command for Map {
         let mut out = BufWriter::new(io::stdout());
         let mut table = Table::new(form);
         table.begin(&mut out)?;
-        each(source.as_ref(), |extent| table.extent(&mut out, extent)).await?;
+        match job::in_order(&self.source, &reading, &tuning).await? {
+            Some(laid) => in_order(laid, |extent| table.row(&mut out, &Row::of(extent))).await?,
+            None => {
+                let disk = open::disk(&self.source, &reading, &tuning).await?;
+                match disk.image.filter(|_| form == Form::Json) {
+                    Some(image) => {
+                        placed(disk.source.as_ref(), image.as_ref(), |row| {
+                            table.row(&mut out, &row)
+                        })
+                        .await?
+                    }
+                    None => {
+                        let show = |extent| table.row(&mut out, &Row::of(extent));
+                        each(disk.source.as_ref(), show).await?;
+                    }
+                }
+            }
+        }
         table.end(&mut out)?;
         output::write(&mut out, b"")
     }
+}
+
+/// A part of a disk, and where it is stored.
+#[derive(Clone, Debug, Eq, PartialEq)]
+struct Row {
+    extent: Extent,
+    /// Which layer of a chain has it, 0 being the top.
+    depth: usize,
+    compressed: bool,
+    /// Where in its file it begins; `None` if it is nowhere, or compressed.
+    offset: Option<u64>,
+}
+
+impl Row {
+    /// A part of a raw disk.
+    fn of(extent: Extent) -> Self {
+        Self {
+            depth: 0,
+            compressed: false,
+            offset: Some(extent.range.start),
+            extent,
+        }
+    }
+
+    /// Makes `next` a part of this, if it only goes on.
+    fn takes(&mut self, next: &Self) -> bool {
+        let len = self.extent.range.len();
+        let alike = Self {
+            extent: self.extent,
+            offset: self.offset.map(|offset| offset.saturating_add(len)),
+            ..*self
+        };
+        let then = Self {
+            extent: self.extent,
+            ..*next
+        };
+        let goes_on = alike == then && self.extent.kind == next.extent.kind;
+        if goes_on {
+            self.extent.range.end = next.extent.range.end;
+        }
+        goes_on
+    }
+}
+
+/// Calls `show` with every part of an image and where it is.
+async fn placed(
+    source: &dyn Source,
+    image: &dyn Image,
+    mut show: impl FnMut(Row) -> Result<()>,
+) -> Result<()> {
+    let layers = layers(&image.facts());
+    let mut open: Option<Row> = None;
+    let mut rest = ByteRange::new(0, source.size());
+    while !rest.is_empty() {
+        let (window, _) = rest.split(WINDOW);
+        let mut rows = Vec::new();
+        for extent in source.extents(window).await? {
+            rest.start = extent.range.end;
+            match extent.kind {
+                ExtentKind::Zero => rows.push(Row {
+                    offset: None,
+                    ..Row::of(extent)
+                }),
+                ExtentKind::Data => places(image, extent.range, &layers, &mut rows).await?,
+            }
+        }
+        if rest.start == window.start {
+            return Err(nothing(rest.start));
+        }
+        for row in rows {
+            if !open.as_mut().is_some_and(|last| last.takes(&row))
+                && let Some(done) = open.replace(row)
+            {
+                show(done)?;
+            }
+        }
+    }
+    open.map_or(Ok(()), show)
+}
+
+/// The files of an image and of what is under it.
+fn layers(facts: &Facts) -> Vec<String> {
+    let mut found = Vec::new();
+    let mut layer = Some(facts);
+    while let Some(facts) = layer {
+        found.push(facts.file.clone());
+        layer = facts.backing.as_deref();
+    }
+    found
+}
+
+/// Where the data in `range` are.
+async fn places(
+    image: &dyn Image,
+    range: ByteRange,
+    layers: &[String],
+    rows: &mut Vec<Row>,
+) -> Result<()> {
+    let mut rest = range;
+    while !rest.is_empty() {
+        let parts = image.map(rest).await?;
+        if parts.is_empty() {
+            return Err(nothing(rest.start));
+        }
+        for part in parts {
+            rest.start = part.range.end;
+            let (storage, compressed, offset) = match &part.to {
+                To::Zero => (None, false, None),
+                To::Raw { storage, offset } => (Some(storage), false, Some(*offset)),
+                To::Packed { run, .. } => (Some(&run.storage), true, None),
+            };
+            let name = storage.map(|storage| storage.identity().name);
+            let layer = layers.iter().position(|file| Some(file) == name.as_ref());
+            rows.push(Row {
+                extent: Extent::data(part.range),
+                depth: layer.unwrap_or(0),
+                compressed,
+                offset,
+            });
+        }
+    }
+    Ok(())
+}
+
+fn nothing(at: u64) -> Error {
+    let error = Error::new(Kind::Corrupt, "ask the source for its extents");
+    error.because("it answered with nothing").at(at)
+}
+
+/// The same of a disk that comes in order: all that is sent is data.
+async fn in_order(laid: Laid, mut show: impl FnMut(Extent) -> Result<()>) -> Result<()> {
+    let mut pieces = std::pin::pin!(sequence::once(laid));
+    let (mut at, mut found) = (0u64, Vec::new());
+    while let Some(came) = pieces.next().await {
+        let came = came?;
+        let range = ByteRange::at(at, came.len());
+        at = range.end;
+        push_merged(
+            &mut found,
+            match came {
+                Came::Data(_) => Extent::data(range),
+                Came::Zeroes(_) => Extent::zero(range),
+            },
+        );
+        while found.len() > 1 {
+            show(found.remove(0))?;
+        }
+    }
+    found.into_iter().try_for_each(show)
 }
 
 /// Calls `show` with every extent of `source` in order; neighbours of one kind come as one.
@@ -83,8 +252,7 @@ async fn each(source: &dyn Source, mut show: impl FnMut(Extent) -> Result<()>) -
             }
         }
         if rest.start == window.start {
-            let error = Error::new(Kind::Corrupt, "ask the source for its extents");
-            return Err(error.because("it answered with nothing").at(rest.start));
+            return Err(nothing(rest.start));
         }
     }
     open.map_or(Ok(()), show)
@@ -115,7 +283,8 @@ impl Table {
         }
     }
 
-    fn extent(&mut self, out: &mut dyn Write, extent: Extent) -> Result<()> {
+    fn row(&mut self, out: &mut dyn Write, row: &Row) -> Result<()> {
+        let extent = row.extent;
         let ByteRange { start, .. } = extent.range;
         let length = extent.range.len();
         let zero = extent.kind == ExtentKind::Zero;
@@ -126,12 +295,18 @@ impl Table {
                 let kind = if zero { "zero" } else { "data" };
                 format!("{start:<#18x} {length:<#18x} {kind}\n")
             }
-            Form::Json => format!(
-                "{}{{ \"start\": {start}, \"length\": {length}, \"depth\": 0, \"present\": true, \
-                 \"zero\": {zero}, \"data\": {}, \"compressed\": false, \"offset\": {start}}}",
-                if self.lines > 0 { ",\n" } else { "" },
-                !zero
-            ),
+            Form::Json => {
+                let offset = row.offset.map(|offset| format!(", \"offset\": {offset}"));
+                format!(
+                    "{}{{ \"start\": {start}, \"length\": {length}, \"depth\": {}, \"present\": true, \
+                     \"zero\": {zero}, \"data\": {}, \"compressed\": {}{}}}",
+                    if self.lines > 0 { ",\n" } else { "" },
+                    row.depth,
+                    !zero,
+                    row.compressed,
+                    offset.unwrap_or_default(),
+                )
+            }
         };
         self.lines = self.lines.saturating_add(1);
         put(out, &text)
@@ -154,7 +329,7 @@ fn put(out: &mut dyn Write, text: &str) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Form, Table, each};
+    use super::{Form, Row, Table, each};
     use crate::extent::{ByteRange, Extent, ExtentKind};
     use crate::testkit::MemSource;
     use futures_util::FutureExt;
@@ -163,7 +338,7 @@ mod tests {
         let mut out = Vec::new();
         let mut table = Table::new(form);
         table.begin(&mut out).unwrap();
-        let walk = each(source, |extent| table.extent(&mut out, extent));
+        let walk = each(source, |extent| table.row(&mut out, &Row::of(extent)));
         walk.now_or_never().unwrap().unwrap();
         table.end(&mut out).unwrap();
         String::from_utf8(out).unwrap()

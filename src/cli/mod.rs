@@ -31,6 +31,7 @@ mod open;
 mod output;
 mod plan;
 mod scan;
+mod sequence;
 mod serve;
 mod speed;
 mod steer;

@@ -21,6 +21,7 @@
 //!  incoming.rs    sources that are read once, in order
 //!  stream.rs      the same for a stream
 //!  forward.rs     the same for a VMDK that comes as a stream
+//!  laid.rs        the same into a new image, which must know the size
 //!  prove.rs       the target, read back, against its manifest
 //!  verify.rs      a proof by itself
 //!  standing.rs    what a journal says of a target, and that nobody goes on with it
@@ -38,6 +39,7 @@ mod feed;
 mod forward;
 mod learn;
 mod incoming;
+mod laid;
 mod ledger;
 mod open;
 pub mod options;
@@ -60,6 +62,7 @@ mod tests;
 
 pub use context::{Context, Shared};
 pub use copy::Outcome;
+pub use incoming::in_order;
 pub use open::{Disk, any_source, host_of};
 pub use persist::copy;
 pub use place::state_directory;
@@ -68,3 +71,4 @@ pub use standing::{Standing, label_incomplete, standing};
 pub use stream::{Landing, TooLong, copy as copy_stream};
 pub use untracked::Untracked;
 pub use verify::{VerifyOptions, prove, verify};
+pub use web::unpacked;

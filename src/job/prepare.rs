@@ -3,7 +3,7 @@
 use super::context::Context;
 use super::copy::{Job, Outcome};
 use super::decide::{Start, Wanted, decide};
-use super::incoming::{self, Incoming};
+use super::incoming::{self, Ask, Incoming};
 use super::open::{self, How, Opened};
 use super::options::{Baseline, CopyOptions, ImageFormat, JournalPlace};
 use super::place::journal_path;
@@ -26,8 +26,11 @@ pub(super) async fn attempt(
 ) -> Result<Outcome> {
     let began = Instant::now();
     check_image_target(options)?;
-    if let Some(incoming) = incoming::find(options, context.counters.retries.clone()).await? {
+    if let Some(incoming) = coming(options, &context).await? {
         let copied = match incoming {
+            _ if options.making.format != ImageFormat::Raw => {
+                super::laid::run(incoming, options, context).await
+            }
             Incoming::Vmdk(stream) => super::forward::run(stream, options, context).await,
             Incoming::Raw(stream) => super::stream::run(stream, options, context).await,
         };
@@ -86,6 +89,18 @@ pub(super) async fn attempt(
     job.run().await
 }
 
+/// The source, if it can only be read forward.
+pub(super) async fn coming(options: &CopyOptions, context: &Context) -> Result<Option<Incoming>> {
+    let retried = context.counters.retries.clone();
+    incoming::find(Ask {
+        source: &options.source,
+        reading: &options.reading,
+        client: open::client_options(&options.source, &options.tuning, retried),
+        files: incoming::is_enough(options),
+    })
+    .await
+}
+
 /// The source, and its tracker.
 async fn opened(options: &CopyOptions, context: &Context) -> Result<Opened> {
     let opened = open::source(options, &context.counters).await;
@@ -117,10 +132,6 @@ fn check_image_target(options: &CopyOptions) -> Result<()> {
     if options.pass.changes_since.is_some() {
         let what = "a delta cannot be written into an image that is there";
         return Err(Error::new(Kind::Unsupported, what).hint("deltas go onto a raw disk"));
-    }
-    if incoming::is_stream(&options.source) {
-        let what = format!("{} has no size, and an image needs one", options.source);
-        return Err(Error::new(Kind::Unsupported, what).hint("copy it into a raw file first"));
     }
     Ok(())
 }

@@ -24,7 +24,7 @@ use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 /// Bytes of one read, unless the user says otherwise.
-const REQUEST: u32 = 1 << 20;
+pub(super) const REQUEST: u32 = 1 << 20;
 
 /// A stream was longer than its target, which shows only as it comes. Found in the chain of causes
 /// of what a copy ended with.
@@ -111,7 +111,8 @@ impl Landing {
         }
     }
 
-    async fn put(&self, offset: u64, data: Bytes, counters: &Counters) -> Result<()> {
+    /// Writes `data` at `offset`.
+    pub(super) async fn put(&self, offset: u64, data: Bytes, counters: &Counters) -> Result<()> {
         for piece in pieces(&data, self.sparse) {
             let at = |start: usize| offset.saturating_add(length(start));
             match piece {
@@ -120,15 +121,22 @@ impl Landing {
                     self.target.write(at, data.slice(part)).await?;
                     Counters::add(&counters.written, len);
                 }
-                Piece::Zero(part) if self.skip => {
-                    Counters::add(&counters.skipped, length(part.len()));
-                }
                 Piece::Zero(part) => {
                     let range = ByteRange::at(at(part.start), length(part.len()));
-                    self.target.zero(range, self.zeroing).await?;
-                    Counters::add(&counters.zeroed, range.len());
+                    self.zero(range, counters).await?;
                 }
             }
+        }
+        Ok(())
+    }
+
+    /// Makes `range` zero, if it is not known to be.
+    pub(super) async fn zero(&self, range: ByteRange, counters: &Counters) -> Result<()> {
+        if self.skip {
+            Counters::add(&counters.skipped, range.len());
+        } else {
+            self.target.zero(range, self.zeroing).await?;
+            Counters::add(&counters.zeroed, range.len());
         }
         Ok(())
     }

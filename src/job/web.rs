@@ -2,6 +2,7 @@
 
 use super::open::client_options;
 use super::options::{CopyOptions, Reading};
+use crate::address::Address;
 use crate::error::{Error, Kind, Result};
 use crate::extent::ByteRange;
 use crate::format::{self, Storage, Wrapper};
@@ -9,7 +10,7 @@ use crate::nbd::client::Options as ClientOptions;
 use crate::source::Source;
 use crate::source::http::{self, HttpOptions};
 use crate::source::image::SourceStorage;
-use crate::source::stream::{Ahead, ByteStream};
+use crate::source::stream::{self, Ahead, ByteStream, Summed};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
@@ -47,11 +48,9 @@ async fn wrapper(source: &Arc<dyn Source>) -> Result<Option<Wrapper>> {
 /// As for [`open`].
 pub(super) async fn stream(
     url: &str,
-    options: &CopyOptions,
-    retried: Arc<AtomicU64>,
+    reading: &Reading,
+    client: ClientOptions,
 ) -> Result<Option<Box<dyn ByteStream>>> {
-    let reading = &options.reading;
-    let client = client_options(&options.source, &options.tuning, retried);
     let source: Arc<dyn Source> = match open(url, reading, client).await? {
         http::Opened::Whole(whole) => return Ok(Some(Box::new(whole))),
         http::Opened::InParts(source) => Arc::new(source),
@@ -62,6 +61,31 @@ pub(super) async fn stream(
     };
     let ahead = || Box::new(Ahead::new(source)) as Box<dyn ByteStream>;
     Ok(is_wrapped.then(ahead))
+}
+
+/// The bytes of an object on a web server, in order and whatever they are, unpacked if they are
+/// compressed as a whole.
+///
+/// # Errors
+/// As for [`open`]; or the source is on no web server.
+pub async fn unpacked(
+    options: &CopyOptions,
+    retried: Arc<AtomicU64>,
+) -> Result<Box<dyn ByteStream>> {
+    let Address::Http(url) = &options.source else {
+        let what = format!("{} is on no web server", options.source);
+        return Err(Error::new(Kind::Usage, what));
+    };
+    let client = client_options(&options.source, &options.tuning, retried);
+    let stream: Box<dyn ByteStream> = match open(url, &options.reading, client).await? {
+        http::Opened::Whole(whole) => Box::new(whole),
+        http::Opened::InParts(source) => Box::new(Ahead::new(Arc::new(source))),
+    };
+    stream::unpacked(match &options.reading.checksum {
+        Some(checksum) => Box::new(Summed::new(stream, checksum)),
+        None => stream,
+    })
+    .await
 }
 
 /// Looks at an object on a web server.

@@ -1,7 +1,10 @@
 //! Disks in files that are compressed as a whole: by the tools that make them, read forward.
 
 use super::formats::{convert, mixed_disk};
-use crate::rig::{LoopDevice, Outcome, Room, Running, assert_same_bytes, run, scrambled_disk};
+use crate::rig::{
+    LoopDevice, Nbdkit, Outcome, Proxy, Room, Running, To, assert_same_bytes, run, scrambled_disk,
+};
+use serde_json::Value;
 use std::fs::{self, File};
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::process::Command;
@@ -225,4 +228,151 @@ fn a_disk_goes_into_the_file_that_is_there_and_no_other() {
     }
     room.diskferry(["copy", "-n", "-O", "qcow2", "disk.raw", "there"])
         .fails(1, &["qemu-nbd"]);
+}
+
+/// The first word of what a run printed.
+fn first_word(outcome: Outcome) -> String {
+    let out = outcome.ok().stdout;
+    out.split_whitespace().next().unwrap_or_default().to_owned()
+}
+
+#[test]
+fn what_comes_forward_has_a_checksum_and_is_compared_mapped_and_looked_at() {
+    let room = Room::new();
+    mixed_disk(&room.path("disk.raw"), (9 << 20) + 512, 10);
+    let how = ["-o", "subformat=streamOptimized"];
+    convert(&room, "vmdk", &how, "disk.raw", "disk.vmdk");
+    let expected = first_word(room.diskferry(["checksum", "disk.raw"]));
+    for (name, tool) in TOOLS {
+        for disk in ["disk.raw", "disk.vmdk"] {
+            pack(&room, tool, disk);
+            let packed = format!("{disk}.{name}");
+            let found = first_word(room.diskferry(["checksum", &packed]));
+            assert_eq!(found, expected, "{packed}");
+            room.diskferry(["compare", "--strict", &packed, "disk.raw"])
+                .ok();
+            room.diskferry(["compare", "--strict", "disk.raw", &packed])
+                .ok();
+            let format = format!("{}.{name}", &disk[5..]);
+            let piped = piped(&room, &packed, &["checksum", "-f", &format, "-"]);
+            assert_eq!(first_word(piped), expected, "{packed}, from a pipe");
+        }
+    }
+    room.diskferry(["compare", "disk.raw.gz", "disk.vmdk.xz"])
+        .ok();
+    let map = room
+        .diskferry(["map", "--output", "json", "disk.vmdk.gz"])
+        .ok()
+        .stdout;
+    let map: Vec<Value> = serde_json::from_str(&map).unwrap();
+    let number = |row: &Value, key: &str| row[key].as_u64().unwrap();
+    let end = map.iter().fold(0, |at, row| {
+        assert_eq!(number(row, "start"), at);
+        at + number(row, "length")
+    });
+    assert_eq!(end, (9 << 20) + 512);
+    assert!(map.iter().any(|row| row["zero"] == true));
+    let told = room.diskferry(["inspect", "disk.vmdk.gz"]).ok().stdout;
+    assert!(
+        told.contains("9437696") && told.contains("read forward"),
+        "{told}"
+    );
+    let told = room.diskferry(["inspect", "disk.raw.gz"]).ok().stdout;
+    assert!(told.contains("not known before its end"), "{told}");
+}
+
+#[test]
+fn one_byte_that_differs_or_is_missing_is_found_in_what_comes_forward() {
+    let room = Room::new();
+    mixed_disk(&room.path("disk.raw"), 5 << 20, 11);
+    pack(&room, TOOLS[0].1, "disk.raw");
+    let disk = File::options()
+        .write(true)
+        .open(room.path("disk.raw"))
+        .unwrap();
+    disk.write_all_at(&[0x77; 3], (4 << 20) + 5).unwrap();
+    room.diskferry(["compare", "disk.raw.gz", "disk.raw"])
+        .fails(3, &["differ"]);
+    disk.set_len(4 << 20).unwrap();
+    room.diskferry(["compare", "disk.raw.gz", "disk.raw"])
+        .fails(3, &["differ"]);
+    let bytes = fs::read(room.path("disk.raw.gz")).unwrap();
+    fs::write(room.path("cut"), &bytes[..bytes.len() - 9]).unwrap();
+    room.diskferry(["checksum", "cut"]).fails(1, &["cut off"]);
+}
+
+#[test]
+fn an_image_is_made_of_what_comes_forward_if_its_size_can_be_known() {
+    let room = Room::new();
+    mixed_disk(&room.path("disk.raw"), (9 << 20) + 512, 12);
+    let how = ["-o", "subformat=streamOptimized"];
+    convert(&room, "vmdk", &how, "disk.raw", "disk.vmdk");
+    pack(&room, TOOLS[2].1, "disk.vmdk");
+    pack(&room, TOOLS[2].1, "disk.raw");
+    for format in ["qcow2", "vmdk", "vhdx", "vhd"] {
+        for source in ["disk.raw.zst", "disk.vmdk.zst"] {
+            room.diskferry(["copy", source, "image", "-O", format]).ok();
+            room.diskferry(["compare", "image", "disk.raw"]).ok();
+            fs::remove_file(room.path("image")).unwrap();
+        }
+        let words = ["copy", "-f", "vmdk", "-", "image", "-O", format];
+        piped(&room, "disk.vmdk", &words).ok();
+        room.diskferry(["compare", "-f", format, "image", "disk.raw"])
+            .ok();
+        fs::remove_file(room.path("image")).unwrap();
+        let words = ["copy", "-", "image", "-O", format];
+        piped(&room, "disk.raw", &words).fails(1, &["has no size", "raw file first"]);
+        assert!(!room.path("image").exists());
+    }
+}
+
+#[test]
+fn an_image_that_must_be_read_here_and_there_is_named_and_refused() {
+    let room = Room::new();
+    mixed_disk(&room.path("disk.raw"), 1 << 20, 13);
+    convert(&room, "qcow2", &[], "disk.raw", "disk.qcow2");
+    pack(&room, TOOLS[0].1, "disk.qcow2");
+    let why = ["holds a qcow2 image", "unpack it into a file first"];
+    for words in [
+        &["copy", "disk.qcow2.gz", "copied"][..],
+        &["copy", "-O", "vhdx", "disk.qcow2.gz", "copied"],
+        &["checksum", "disk.qcow2.gz"],
+        &["inspect", "disk.qcow2.gz"],
+        &["map", "disk.qcow2.gz"],
+        &["compare", "disk.raw", "disk.qcow2.gz"],
+    ] {
+        room.diskferry(words.iter().copied()).fails(1, &why);
+    }
+    pack(&room, TOOLS[0].1, "disk.raw");
+    room.diskferry(["serve", "disk.raw.gz"])
+        .fails(1, &["only be read forward", "unpack it into"]);
+}
+
+#[test]
+fn a_stream_is_not_tried_again_with_what_is_left_of_it() {
+    let room = Room::new();
+    scrambled_disk(&room.path("disk.raw"), 24 << 20);
+    pack(&room, TOOLS[2].1, "disk.raw");
+    let server = Nbdkit::new(["memory", "24M"]);
+    let wire = Proxy::tcp(To::Unix(server.socket()));
+    let target = format!("nbd://127.0.0.1:{}", wire.port());
+    for source in ["-", "disk.raw.zst"] {
+        // What comes back are answers of 16 bytes.
+        wire.cut_after(300);
+        let words = [
+            "copy",
+            "--connections",
+            "1",
+            "--retry",
+            "1",
+            source,
+            &target,
+        ];
+        let failed = piped(&room, "disk.raw", &words).exits(1);
+        assert!(wire.is_cut());
+        assert!(!failed.stderr.contains("trying again"), "{}", failed.stderr);
+        wire.mend();
+        piped(&room, "disk.raw", &words).ok();
+        room.diskferry(["compare", "disk.raw", &target]).ok();
+    }
 }

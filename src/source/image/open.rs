@@ -108,7 +108,8 @@ async fn not_wrapped(storage: &dyn Storage, path: Option<&Path>, reading: &Readi
         "{} is {wrapper} data, which can only be read forward",
         storage.identity()
     );
-    let hint = "copy it onto a raw disk without --verify, or unpack it into a file first";
+    let hint = "copy without --verify, checksum, compare, inspect and map read it so; for all else \
+                unpack it into a file first";
     Err(Error::new(Kind::Unsupported, what).hint(hint))
 }
 

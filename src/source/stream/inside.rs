@@ -79,6 +79,14 @@ pub async fn inside(stream: Box<dyn ByteStream>, look: Look<'_>) -> Result<Insid
     }
 }
 
+/// What is in the wrappers around `stream`, whatever that is.
+///
+/// # Errors
+/// The stream cannot be read, or it is compressed too often.
+pub async fn unpacked(stream: Box<dyn ByteStream>) -> Result<Box<dyn ByteStream>> {
+    Ok(Box::new(unwrapped(stream, Belief::File).await?))
+}
+
 /// What is in the wrappers around `stream`, and its first bytes.
 async fn unwrapped(mut stream: Box<dyn ByteStream>, belief: Belief) -> Result<Peeked> {
     let length = usize::try_from(HEAD).unwrap_or(usize::MAX);

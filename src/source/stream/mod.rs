@@ -9,18 +9,21 @@
 //!  ahead.rs   a disk that could be read anywhere, read in order
 //!  summed.rs  a stream whose bytes must have a checksum
 //!  inside.rs  what a stream turns out to be
+//!  laid.rs    the disk in it, in the order of its bytes
 //! ```
 
 mod ahead;
 mod footer;
 mod inside;
+mod laid;
 mod ova;
 mod summed;
 mod unwrap;
 
 pub use ahead::Ahead;
 pub(crate) use ahead::take;
-pub use inside::{Belief, Inside, Look, inside, is_wrapped};
+pub use inside::{Belief, Inside, Look, inside, is_wrapped, unpacked};
+pub use laid::{Came, Grains, Laid};
 pub use summed::Summed;
 pub use unwrap::Unwrap;
 

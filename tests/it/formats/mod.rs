@@ -5,6 +5,7 @@
 
 mod corpus;
 mod hostile;
+mod map;
 mod ova;
 mod policy;
 mod seeds;

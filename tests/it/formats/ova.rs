@@ -126,6 +126,17 @@ fn of_several_disks_one_must_be_named() {
         piped(&room, &args).ok();
         assert_same_bytes(&room.path(raw), &room.path("copied"));
         fs::remove_file(room.path("copied")).unwrap();
+        let compare =
+            |words: [&str; 4]| room.diskferry(["compare", "--strict"].into_iter().chain(words));
+        compare(["--disk", disk, "machine.ova", raw]).ok();
+        compare([raw, "machine.ova", "--target-disk", disk]).ok();
+        let other = if disk == "disk0" {
+            "two.raw"
+        } else {
+            "one.raw"
+        };
+        compare([other, "machine.ova", "--target-disk", disk]).exits(3);
+        piped(&room, &["compare", "-f", "ova", "--disk", disk, "-", raw]).ok();
     }
     room.diskferry(["inspect", "one.raw", "--disk", "x"])
         .fails(2, &["raw"]);

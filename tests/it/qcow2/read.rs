@@ -167,6 +167,20 @@ fn a_snapshot_inside_reads_as_the_disk_was() {
         assert_same_bytes(&room.path("disk"), &room.path("ours.raw"));
     }
     assert_reads_as_qemu_does(&room, "image", &[]);
+    let words = ["compare", "--strict", "-F", "raw", "image", "disk"];
+    room.diskferry(words.into_iter().chain(["--snapshot", "before"]))
+        .ok();
+    room.diskferry(words).exits(3);
+    room.diskferry([
+        "compare",
+        "-f",
+        "raw",
+        "disk",
+        "image",
+        "--target-snapshot",
+        "1",
+    ])
+    .ok();
     room.diskferry(["copy", "image", "x", "--snapshot", "never"])
         .fails(2, &["no snapshot", "before, after"]);
     let told = room.diskferry(["--json", "inspect", "image"]).ok().events();
