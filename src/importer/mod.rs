@@ -19,6 +19,7 @@
 //!  vddk.rs       a disk of a VM           blank.rs   an empty disk
 //!  image.rs      which image is imported  web.rs     an image on a server
 //!  wishes.rs     what every import asks of the engine                pure
+//!  archive.rs    files in a tar archive
 //!  teller.rs     what the engine tells, in the log
 //!  patience.rs   the same again, while it fails for a moment
 //!  promises.rs   what the parsers promise, for fuzz targets
@@ -27,6 +28,7 @@
 //! Not built: `registry` and `imageio`. They are answered as the original answers a source that it
 //! does not know.
 
+mod archive;
 mod blank;
 mod find;
 mod flags;

@@ -8,7 +8,7 @@ use super::place::Place;
 use super::settings::Settings;
 use super::teller::Teller;
 use super::wishes::options;
-use super::{End, log};
+use super::{End, archive, log};
 use crate::address::Address;
 use crate::digest::checksum::Unlike;
 use crate::error::{Error, Kind, Result};
@@ -92,8 +92,7 @@ impl Import<'_> {
         let connecting = |error| (doing.clone(), error);
         let copying = |error| (COPYING.to_owned(), error);
         if self.settings.is_archive {
-            let what = "content of type archive is not imported here";
-            return Err(connecting(Error::new(Kind::Unsupported, what)));
+            return self.archive(stop).await;
         }
         let place = Place::find(self.settings, self.root).map_err(connecting)?;
         let endpoint = self
@@ -136,6 +135,40 @@ impl Import<'_> {
         Ok(Message {
             scratch_space_required: Some(false),
             ..Message::complete(self.settings.preallocation)
+        })
+    }
+
+    /// Unpacks an archive of files into the volume.
+    async fn archive(&self, stop: Stop) -> Result<Message, (String, Error)> {
+        let doing = format!(
+            "Unable to connect to {} data source",
+            self.image.store.name()
+        );
+        let connecting = |error| (doing.clone(), error);
+        if self.image.store != Store::Http {
+            let what = "content of type archive is imported from web servers only";
+            return Err(connecting(Error::new(Kind::Unsupported, what)));
+        }
+        let place = Place::find(self.settings, self.root).map_err(connecting)?;
+        if place.is_block {
+            let what = "an archive of files needs a volume with a file system";
+            return Err(connecting(Error::new(Kind::Refused, what)));
+        }
+        let endpoint = self.endpoint().await.map_err(connecting)?;
+        let options = self.options(&endpoint, &place).map_err(connecting)?;
+        let counters = &self.gauge.counters;
+        let stream = || job::unpacked(&options, counters.retries.clone());
+        let stream = patiently(self.settings.retry, stop.clone(), stream).await;
+        let into = place.path.parent().unwrap_or(Path::new("/"));
+        let unpacked = archive::unpack(stream.map_err(connecting)?, into, counters, stop);
+        unpacked
+            .await
+            .map_err(|error| (COPYING.to_owned(), error))?;
+        self.gauge.complete();
+        self.touch_done();
+        Ok(Message {
+            scratch_space_required: Some(false),
+            ..Message::complete(false)
         })
     }
 

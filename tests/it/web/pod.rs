@@ -5,6 +5,7 @@ use crate::rig::{
     Limits, LoopDevice, ObjectStore, Outcome, Room, Running, Web, assert_same_bytes, give_to_pod,
     random_disk, run, scrambled_disk,
 };
+use diskferry::testkit::ova;
 use serde_json::json;
 use std::fs::{self, Permissions};
 use std::os::unix::fs::{PermissionsExt, symlink};
@@ -250,9 +251,6 @@ fn what_goes_wrong_is_one_line_of_the_original() {
         );
         assert_eq!(message.lines().count(), 1);
     }
-    let archive = [("IMPORTER_CONTENTTYPE", "archive")];
-    let message = pod.import(1, "http", &web.url("disk"), &archive);
-    assert!(message.contains("archive is not imported"), "{message}");
     for source in ["registry", "imageio", "glance"] {
         let message = pod.import(1, source, "x", &[]);
         assert_eq!(message, format!("Unknown data source: {source}"));
@@ -348,4 +346,83 @@ fn an_image_that_is_compressed_as_a_whole_needs_no_scratch_space() {
             "{message}"
         );
     }
+}
+
+/// An archive of a directory with all that has a place in one, made by GNU tar, as `name`.
+fn archive(room: &Room, web: &Web, name: &str, how: &str) {
+    let script = format!(
+        "mkdir -p in/closed in/deep/er && printf disk > in/disk.img && printf x > in/closed/x && \
+         head -c 3000000 /dev/urandom > in/deep/er/large && ln -s ../disk.img in/deep/link && \
+         ln in/disk.img in/hard && chmod 640 in/disk.img && chmod 500 in/closed && \
+         truncate -s 8M in/sparse && tar -S -C in -c{how}f - . > {}",
+        web.file(name).display()
+    );
+    let mut shell = Command::new("bash");
+    shell.args(["-ec", &script]).current_dir(room.path("."));
+    Running::start(shell).wait().ok();
+}
+
+#[test]
+fn an_archive_is_unpacked_into_the_volume_with_its_modes_and_links() {
+    let web = Web::new();
+    for how in ["", "z", "J"] {
+        let room = Room::new();
+        archive(&room, &web, "files", how);
+        let pod = Pod::new();
+        let more = [("IMPORTER_CONTENTTYPE", "archive")];
+        assert_eq!(
+            pod.import(0, "http", &web.url("files"), &more),
+            DONE,
+            "{how:?}"
+        );
+        let list = |root: PathBuf| {
+            // A directory is as large as its file system wants it.
+            let script = "find . ! -type d -printf '%P %y %m %s %n %l\\n' | sort; \
+                          find . -mindepth 1 -type d -printf '%P %m\\n' | sort; diff -r . \"$0\"";
+            let mut shell = Command::new("bash");
+            let original = room.path("in").display().to_string();
+            shell.args(["-c", script, &original]).current_dir(root);
+            Running::start(shell).wait().ok().stdout
+        };
+        assert_eq!(
+            list(pod.room.path("data")),
+            list(room.path("in")),
+            "{how:?}"
+        );
+    }
+}
+
+#[test]
+fn an_archive_that_leads_out_or_is_cut_off_or_has_no_file_system_is_an_error() {
+    let (room, web) = (Room::new(), Web::new());
+    archive(&room, &web, "files.gz", "z");
+    let bytes = fs::read(web.file("files.gz")).unwrap();
+    fs::write(web.file("cut"), &bytes[..bytes.len() / 2]).unwrap();
+    let more = [("IMPORTER_CONTENTTYPE", "archive")];
+    let message = Pod::new().import(1, "http", &web.url("cut"), &more);
+    assert!(
+        message.contains("Unable to process data") && message.contains("cut off"),
+        "{message}"
+    );
+    let message = Pod::with_device(1 << 20).import(1, "http", &web.url("files.gz"), &more);
+    assert!(
+        message.contains("needs a volume with a file system"),
+        "{message}"
+    );
+    let message = Pod::new().import(1, "s3", &web.url("b/files.gz"), &more);
+    assert!(message.contains("from web servers only"), "{message}");
+    let up = ova::tar(&[("fine", b"x"), ("../out", b"x")]);
+    let mut pipe = ova::header("fifo", b'6', 0);
+    pipe.extend([0; 1024]);
+    for (name, bytes, why) in [("up", up, "leads out"), ("pipe", pipe, "is no file")] {
+        fs::write(web.file(name), bytes).unwrap();
+        let pod = Pod::new();
+        let message = pod.import(1, "http", &web.url(name), &more);
+        assert!(message.contains(why), "{message}");
+        assert!(!pod.room.path("out").exists());
+    }
+    let sum = format!("sha256:{}", "0".repeat(64));
+    let more = [more[0], ("IMPORTER_CHECKSUM", sum.as_str())];
+    let message = Pod::new().import(0, "http", &web.url("files.gz"), &more);
+    assert!(message.contains("checksum mismatch"), "{message}");
 }
