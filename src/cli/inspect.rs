@@ -1,9 +1,11 @@
 //! `diskferry inspect`: what a disk is, what is on it, and what could track its changes.
 
+mod coming;
+
 use super::open::ImageOptions;
 use super::output::{self, Output};
 use super::speed::Speed;
-use super::{Command, inspect_vm, open, sequence, words};
+use super::{Command, inspect_vm, open, words};
 use crate::address::Address;
 use crate::buffer::Buffer;
 use crate::error::Result;
@@ -15,7 +17,6 @@ use crate::nbd::client::{Client, Endpoint, Timeouts, list};
 use crate::nbd::export::Export;
 use crate::report;
 use crate::source::Source;
-use crate::source::stream::Laid;
 use crate::sys::sysfs::Device;
 use crate::target::partitions::{self, Partition};
 use crate::target::signature;
@@ -141,7 +142,7 @@ impl Command for Inspect {
 
 async fn inspect(address: &Address, reading: &Reading, tuning: &Tuning) -> Result<Found> {
     if let Some(laid) = job::in_order(address, reading, tuning).await? {
-        return coming(address, laid).await;
+        return coming::found(address, laid).await;
     }
     let disk = open::disk(address, reading, tuning).await?;
     let (source, client) = (disk.source, disk.client);
@@ -195,47 +196,6 @@ async fn inspect(address: &Address, reading: &Reading, tuning: &Tuning) -> Resul
         gpt_sector,
         partitions: partitions(&head, size, &mut warnings),
         copy,
-        warnings,
-    })
-}
-
-/// What can only be read forward: what its start shows.
-async fn coming(address: &Address, mut laid: Laid) -> Result<Found> {
-    let image = laid.size().map(|size| Facts {
-        format: "vmdk",
-        file: laid.name().to_owned(),
-        virtual_size: size,
-        ..Facts::default()
-    });
-    let head = sequence::head(&mut laid, signature::HEAD).await?;
-    // A short disk has ended already.
-    let whole = (head.len() < signature::HEAD).then_some(head.len() as u64);
-    let size = laid.size().or(whole);
-    let mut warnings = Vec::new();
-    let path = match address {
-        Address::Path(path) => Some(path.as_path()),
-        _ => None,
-    };
-    Ok(Found {
-        address: address.to_string(),
-        kind: match (address, path.is_some_and(Path::is_file)) {
-            (Address::Http(_), _) => "object on a web server, read forward",
-            (_, true) => "compressed file, read forward",
-            (_, false) => "stream, read forward",
-        },
-        size,
-        allocated: path.and_then(allocated),
-        identity: None,
-        requests: None,
-        image,
-        device: None,
-        export: None,
-        exports: Vec::new(),
-        content: signature::find(&head, &[], size.unwrap_or(0)),
-        gpt_sector: signature::gpt_sector(&head),
-        partitions: partitions(&head, size.unwrap_or(u64::MAX), &mut warnings),
-        copy: None,
-        trackers: Vec::new(),
         warnings,
     })
 }
@@ -425,35 +385,37 @@ fn row(partition: &Partition) -> String {
 }
 
 impl Found {
-    /// For people.
-    fn text(&self) -> String {
-        let mut rows: Vec<(&str, String)> = vec![
+    /// What disk it is.
+    fn first_rows(&self) -> Vec<(&str, String)> {
+        let size = match self.size {
+            Some(size) => format!("{size} ({})", report::bytes(size)),
+            None => "not known before its end".to_owned(),
+        };
+        let mut rows = vec![
             ("address", self.address.clone()),
             ("kind", self.kind.to_owned()),
-            (
-                "size",
-                match self.size {
-                    Some(size) => format!("{size} ({})", report::bytes(size)),
-                    None => "not known before its end".to_owned(),
-                },
-            ),
+            ("size", size),
         ];
         if let Some(allocated) = self.allocated {
             let text = format!("{allocated} ({})", report::bytes(allocated));
             rows.push(("allocated", text));
         }
         rows.extend(self.identity.clone().map(|text| ("identity", text)));
-        if let Some(limits) = &self.requests {
+        rows.extend(self.requests.as_ref().map(|limits| {
             let Requests {
                 align,
                 preferred,
                 max,
             } = limits;
-            rows.push((
-                "requests",
-                format!("aligned to {align}, preferred {preferred}, at most {max} bytes"),
-            ));
-        }
+            let text = format!("aligned to {align}, preferred {preferred}, at most {max} bytes");
+            ("requests", text)
+        }));
+        rows
+    }
+
+    /// For people.
+    fn text(&self) -> String {
+        let mut rows = self.first_rows();
         let mut layer = self.image.as_ref();
         while let Some(facts) = layer {
             rows.extend(facts_rows(facts));

@@ -63,7 +63,7 @@ impl Command for Map {
                         placed(disk.source.as_ref(), image.as_ref(), |row| {
                             table.row(&mut out, &row)
                         })
-                        .await?
+                        .await?;
                     }
                     None => {
                         let show = |extent| table.row(&mut out, &Row::of(extent));

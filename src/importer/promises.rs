@@ -3,8 +3,8 @@
 use super::settings::{PASSWORD, Settings};
 use super::{Env, flags, quantity};
 
-/// Long and odd enough to be in nothing else.
-const SECRET: &str = "never-shown-5ecret";
+/// Long and odd enough to be in nothing else, and with what no owner has.
+const SECRET: &str = "never shown/5ecret";
 
 /// Takes `input` for the environment, one variable a line, with the flags in its first line; whether
 /// an import would begin.

@@ -27,15 +27,8 @@ pub(super) async fn attempt(
     let began = Instant::now();
     check_image_target(options)?;
     if let Some(incoming) = coming(options, &context).await? {
-        let copied = match incoming {
-            _ if options.making.format != ImageFormat::Raw => {
-                super::laid::run(incoming, options, context).await
-            }
-            Incoming::Vmdk(stream) => super::forward::run(stream, options, context).await,
-            Incoming::Raw(stream) => super::stream::run(stream, options, context).await,
-        };
         // For good, whatever failed: what was read is gone, and the rest is not the disk.
-        return copied.map_err(for_good);
+        return forward(incoming, options, context).await.map_err(for_good);
     }
     let opened = opened(options, &context).await?;
     let found = open::find_target(&options.target, opened.source.size())?;
@@ -87,6 +80,17 @@ pub(super) async fn attempt(
         began,
     };
     job.run().await
+}
+
+/// Copies what can only be read forward.
+async fn forward(incoming: Incoming, options: &CopyOptions, context: Context) -> Result<Outcome> {
+    match incoming {
+        _ if options.making.format != ImageFormat::Raw => {
+            super::laid::run(incoming, options, context).await
+        }
+        Incoming::Vmdk(stream) => super::forward::run(stream, options, context).await,
+        Incoming::Raw(stream) => super::stream::run(stream, options, context).await,
+    }
 }
 
 /// The source, if it can only be read forward.

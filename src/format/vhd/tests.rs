@@ -179,3 +179,15 @@ proptest! {
         prop_assert!(broken.is_none_or(|error| error.kind() != Kind::Mismatch));
     }
 }
+
+#[test]
+fn a_chain_that_comes_back_to_itself_ends() {
+    let child = Made {
+        parent: Some((1, "a.vhd")),
+        ..made(16)
+    };
+    let bytes = dynamic(&sectors(&[false; 16], 1), &child);
+    let files = MemFiles::default().with("./a.vhd", &bytes);
+    let error = wait(files.image("vhd", "./a.vhd")).unwrap_err();
+    assert!(error.line().contains("comes back to it"), "{error:?}");
+}

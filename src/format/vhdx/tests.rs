@@ -280,3 +280,20 @@ proptest! {
         prop_assert!(broken.is_none_or(|error| error.kind() != Kind::Mismatch));
     }
 }
+
+#[test]
+fn a_chain_that_comes_back_to_itself_ends() {
+    let names = [(1, "./a.vhdx", "b.vhdx"), (2, "./b.vhdx", "a.vhdx")];
+    let files = names
+        .into_iter()
+        .fold(MemFiles::default(), |files, (id, name, parent)| {
+            let child = Made {
+                id,
+                parent: Some((3 - id, parent)),
+                ..made(1, 512)
+            };
+            files.with(name, &file(&[Block::Below], &child))
+        });
+    let error = wait(files.image("vhdx", "./a.vhdx")).unwrap_err();
+    assert!(error.line().contains("comes back to it"), "{error:?}");
+}

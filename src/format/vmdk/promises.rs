@@ -101,17 +101,21 @@ fn stream(input: &[u8]) -> bool {
     let whole = forward(input, usize::MAX);
     assert_eq!(forward(input, 700), whole);
     let Ok(pieces) = whole else { return false };
-    let Some((Piece::Disk(size), grains)) = pieces.split_first() else {
-        panic!("a whole stream has a disk");
-    };
-    for piece in grains {
-        let Piece::Grain(grain) = piece else {
-            panic!("a second disk");
+    let mut size = None;
+    for piece in pieces {
+        let grain = match piece {
+            Piece::Grain(grain) => grain,
+            Piece::Disk(found) => {
+                assert_eq!(size.replace(found), None, "a second disk");
+                continue;
+            }
         };
+        let size = size.unwrap_or(0);
         assert!(grain.len > 0 && grain.len <= grain.unpacked);
-        assert!(grain.offset + u64::from(grain.len) <= *size);
+        assert!(grain.offset + u64::from(grain.len) <= size);
         assert!(grain.offset.is_multiple_of(grain.unpacked.into()));
     }
+    assert!(size.is_some(), "a whole stream has a disk");
     true
 }
 

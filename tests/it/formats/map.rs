@@ -27,13 +27,10 @@ fn told(rows: &[Value], at: u64) -> (bool, bool, bool, Option<u64>, Option<u64>)
     let offset = row["offset"].as_u64();
     let offset = offset.map(|offset| offset + at - row["start"].as_u64().unwrap());
     let depth = row["depth"].as_u64().filter(|_| flag("data"));
-    (
-        flag("zero"),
-        flag("data"),
-        flag("compressed"),
-        offset,
-        depth,
-    )
+    // qemu-img 7 has no such field: it tells no offset then.
+    let packed = row["compressed"].as_bool();
+    let packed = packed.unwrap_or(flag("data") && offset.is_none());
+    (flag("zero"), flag("data"), packed, offset, depth)
 }
 
 #[track_caller]
