@@ -67,7 +67,7 @@ pub(super) async fn stream(
 /// compressed as a whole.
 ///
 /// # Errors
-/// As for [`open`]; or the source is on no web server.
+/// It cannot be opened, or the source is on no web server.
 pub async fn unpacked(
     options: &CopyOptions,
     retried: Arc<AtomicU64>,
