@@ -11,7 +11,7 @@ use crate::error::{Error, Kind, Result};
 use flate2::{Decompress, FlushDecompress, Status as Inflated};
 use liblzma::stream::{Action, Error as XzError, Status as XzStatus, Stream as Xz};
 use std::fmt;
-use zstd::zstd_safe::{DCtx, InBuffer, OutBuffer, get_error_name};
+use zstd::zstd_safe::{DCtx, InBuffer, OutBuffer, get_error_name, get_frame_content_size};
 
 /// Bytes that xz may need for one stream. `xz -9` takes 65 MiB.
 const XZ_MEMORY: u64 = 160 << 20;
@@ -129,7 +129,16 @@ enum Engine {
     Gzip(Decompress),
     /// Made anew for each stream.
     Xz(Option<Xz>),
-    Zstd(DCtx<'static>),
+    Zstd(DCtx<'static>, Frame),
+}
+
+/// A frame of zstd that is being unpacked.
+#[derive(Default)]
+struct Frame {
+    /// Its first bytes, which say how much is in it, if anything does.
+    head: Vec<u8>,
+    /// Bytes that came out.
+    made: u64,
 }
 
 impl fmt::Debug for Decoder {
@@ -149,7 +158,7 @@ impl Decoder {
         let engine = match wrapper {
             Wrapper::Gzip => Engine::Gzip(Decompress::new_gzip(GZIP_WINDOW)),
             Wrapper::Xz => Engine::Xz(None),
-            Wrapper::Zstd => Engine::Zstd(DCtx::create()),
+            Wrapper::Zstd => Engine::Zstd(DCtx::create(), Frame::default()),
         };
         Self {
             wrapper,
@@ -254,7 +263,7 @@ impl Engine {
             Self::Gzip(inflate) => inflate.reset(true),
             Self::Xz(stream) => *stream = None,
             // Begins by itself.
-            Self::Zstd(_) => {}
+            Self::Zstd(..) => {}
         }
     }
 
@@ -289,17 +298,45 @@ impl Engine {
                 };
                 Ok((moved, status == XzStatus::StreamEnd))
             }
-            Self::Zstd(context) => {
-                let mut input = InBuffer::around(input);
+            Self::Zstd(context, frame) => {
+                let mut source = InBuffer::around(input);
                 let mut output = OutBuffer::around(out);
-                let left = context.decompress_stream(&mut output, &mut input);
+                let left = context.decompress_stream(&mut output, &mut source);
                 let left = left.map_err(|code| zstd_fault(get_error_name(code)))?;
                 let moved = Unpacked {
-                    used: input.pos(),
+                    used: source.pos(),
                     made: output.pos(),
                 };
+                frame.goes_on(input.get(..moved.used).unwrap_or_default(), moved.made);
+                if left == 0 {
+                    std::mem::take(frame).ends()?;
+                }
                 Ok((moved, left == 0))
             }
+        }
+    }
+}
+
+impl Frame {
+    /// Bytes of the longest header of a frame.
+    const HEAD: usize = 18;
+
+    fn goes_on(&mut self, used: &[u8], made: usize) {
+        let room = Self::HEAD.saturating_sub(self.head.len());
+        self.head.extend(used.iter().take(room));
+        self.made = self.made.saturating_add(length(made));
+    }
+
+    /// Compares what came out with what the header said. The library does so, too, unless the last
+    /// block is empty and comes by itself.
+    fn ends(self) -> Result<(), Fault> {
+        match get_frame_content_size(&self.head) {
+            Ok(Some(size)) if size != self.made => {
+                let made = self.made;
+                let why = format!("a frame of {size} bytes has {made} in it");
+                Err(Fault::corrupt(why))
+            }
+            _ => Ok(()),
         }
     }
 }
@@ -425,6 +462,24 @@ mod tests {
             longer.extend(b"more");
             assert!(unpack(wrapper, &longer, 64, 64).is_err(), "{wrapper}");
         }
+    }
+
+    #[test]
+    fn a_frame_that_ends_before_its_size_is_damaged_however_it_is_cut() {
+        // Its only block is the last one, and empty.
+        let packed = b"\x28\xb5\x2f\xfd\x60\x00\x26\x05\x00\x00";
+        for piece in 1..=packed.len() {
+            let found = unpack(Wrapper::Zstd, packed, piece, 1 << 16);
+            assert_eq!(found.unwrap_err().kind(), Kind::Corrupt, "{piece}");
+        }
+        let frames = [
+            &pack(Wrapper::Zstd, &[7; 9000])[..],
+            b"\x50\x2a\x4d\x18\x03\0\0\0abc",
+        ];
+        assert_eq!(
+            unpack(Wrapper::Zstd, &frames.concat(), 3, 100).unwrap(),
+            [7; 9000]
+        );
     }
 
     #[test]
