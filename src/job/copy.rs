@@ -376,6 +376,7 @@ impl Job<'_> {
             counters: &self.context.counters,
             requests: self.options.tuning.requests.min(16),
             rates: self.context.rates(&self.options.tuning),
+            team: self.context.shared.team.clone(),
         };
         if scope == Scope::All && !self.proving {
             proof.forget()?;

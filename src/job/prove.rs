@@ -10,10 +10,10 @@ use crate::error::{Error, Kind, Result};
 use crate::extent::ByteRange;
 use crate::journal::{Manifest, Mark, Marks};
 use crate::pipeline::counters::Counters;
-use crate::pipeline::{RateLimit, Stop};
+use crate::pipeline::{RateLimit, Share, Stop, Team};
 use crate::plan::{Shape, runs, windows};
 use crate::target::Target;
-use futures_util::stream::{self, StreamExt};
+use futures_util::stream::{FuturesUnordered, StreamExt};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -57,6 +57,8 @@ pub(super) struct Proof<'a> {
     pub(super) requests: usize,
     /// What is read back waits for all of them.
     pub(super) rates: Vec<RateLimit>,
+    /// Other proofs that should end when this one does.
+    pub(super) team: Option<Team>,
 }
 
 /// Blocks that differ.
@@ -104,12 +106,18 @@ impl Proof<'_> {
     /// manifest cannot be read; or an end was asked for.
     pub(super) async fn run(&self, mut stop: Stop) -> Result<()> {
         self.check_possible()?;
-        let mut checks = stream::iter(windows(self.shape()))
-            .flat_map(|window| stream::iter(self.pieces(window)))
-            .map(|piece| async { self.check(piece?).await })
-            .buffer_unordered(self.requests.max(1));
+        let mut pieces = windows(self.shape()).flat_map(|window| self.pieces(window));
+        let mut left = self.left()?;
+        let share = self.team.as_ref().map(|team| team.join(left));
+        let mut checks = FuturesUnordered::new();
         let mut differ = Differences::default();
         loop {
+            while checks.len() < self.room(share.as_ref(), left) {
+                let Some(piece) = pieces.next().transpose()? else {
+                    break;
+                };
+                checks.push(async move { (piece.len(), self.check(piece).await) });
+            }
             tokio::select! {
                 biased;
                 () = stop.requested() => {
@@ -117,13 +125,28 @@ impl Proof<'_> {
                         .hint("run the same command again"));
                 }
                 checked = checks.next() => match checked {
-                    Some(found) => differ.add(found?),
+                    Some((length, found)) => {
+                        differ.add(found?);
+                        left = left.saturating_sub(length);
+                    }
                     None => break,
                 },
             }
         }
         self.manifest.marks().sync()?;
         differ.judge(self.size)
+    }
+
+    /// Reads that may be under way with so many bytes left. Among others, whoever has the most left
+    /// has the most.
+    fn room(&self, share: Option<&Share>, left: u64) -> usize {
+        let alone = self.requests.max(1);
+        let Some(share) = share else { return alone };
+        let enough = u64::try_from(alone)
+            .unwrap_or(u64::MAX)
+            .saturating_mul(READ);
+        let reads = share.allowance(left, enough).bytes / READ;
+        usize::try_from(reads).unwrap_or(usize::MAX).max(1)
     }
 
     fn check_possible(&self) -> Result<()> {

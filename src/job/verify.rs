@@ -67,6 +67,7 @@ async fn read_back(
         counters: &context.counters,
         requests: options.tuning.requests.min(16),
         rates: context.rates(&options.tuning),
+        team: context.shared.team.clone(),
     };
     if scope == Scope::All && (anew || !journal.history().proving) {
         proof.forget()?;

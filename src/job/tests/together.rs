@@ -1,10 +1,10 @@
 //! Jobs that share requests, memory and bytes per second.
 
-use super::bench::{Bench, block_on};
+use super::bench::{Bench, block_on, delta};
 use crate::job::Shared;
 use crate::job::options::{Baseline, CopyOptions, Pass};
 use crate::pipeline::{RateLimit, Stop, Team};
-use crate::testkit::Faults;
+use crate::testkit::{Faults, MemTracker};
 use futures_util::future::join;
 use std::time::{Duration, Instant};
 
@@ -58,6 +58,44 @@ fn disks_of_unequal_size_end_together_and_keep_to_one_rate() {
     let least = Duration::from_secs_f64(bytes as f64 / RATE as f64 * 0.85);
     let took = began.elapsed();
     assert!(took >= least, "{bytes} bytes in {took:?}");
+}
+
+/// A bench that was copied and is not proven, and the options of a last pass, which only proves.
+fn unproven(blocks: u64, shared: &Shared) -> (Bench, CopyOptions) {
+    let mut bench = bench(blocks, &Shared::default());
+    bench.pass(Pass::default(), None);
+    bench.shared = shared.clone();
+    let pass = Pass {
+        is_final: true,
+        ..delta("nbd-bitmap:b")
+    };
+    let mut options = options(&bench);
+    (options.pass, options.verify) = (pass, None);
+    (bench, options)
+}
+
+#[test]
+fn proofs_of_unequal_size_end_together() {
+    let shared = Shared {
+        rates: vec![RateLimit::new(Some(32 << 20))],
+        team: Some(Team::new(64)),
+        ..Shared::default()
+    };
+    let (large, a) = unproven(512, &shared);
+    let (small, b) = unproven(128, &shared);
+    let (sound, nothing) = (Faults::default(), MemTracker::default());
+    let mut done = 0;
+    block_on(async {
+        let first = large.run(&a, Some(&nothing), &sound, Stop::never());
+        let second = async {
+            let proven = small.run(&b, Some(&nothing), &sound, Stop::never()).await;
+            assert!(proven.unwrap().proven);
+            done = large.counters.lock().unwrap().snapshot().verified;
+        };
+        assert!(join(first, second).await.0.unwrap().proven);
+    });
+    let done = done * 100 / (512 * 65536);
+    assert!(done >= 75, "only {done} % of the large disk was proven");
 }
 
 #[test]
