@@ -2,6 +2,7 @@
 
 mod coming;
 
+use super::copy::place;
 use super::open::ImageOptions;
 use super::output::{self, Output};
 use super::speed::Speed;
@@ -26,7 +27,7 @@ use serde::Serialize;
 use std::fmt::Write;
 use std::fs;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// Show what a disk or a VM is, what is on it, and what could track its changes
 #[derive(Args, Clone, Debug)]
@@ -34,6 +35,10 @@ pub(super) struct Inspect {
     /// The disk: a path, an NBD URI or [ CMD ARGS ]; or a VM: vsphere://USER@HOST/VM
     #[arg(value_parser = subject)]
     source: Subject,
+
+    /// Where the journal of a copy onto it is, if it was put somewhere: by `migrate`, in its directory
+    #[arg(long, value_name = "PATH")]
+    journal: Option<PathBuf>,
 
     #[command(flatten)]
     image: ImageOptions,
@@ -130,7 +135,8 @@ impl Command for Inspect {
             Subject::Vm(locator) => return inspect_vm::run(locator, &output).await,
             Subject::Disk(address) => address,
         };
-        let found = inspect(address, &self.image.reading(), &self.speed.tuning()).await?;
+        let mut found = inspect(address, &self.image.reading(), &self.speed.tuning()).await?;
+        found.copy = copy_onto(address, &place(self.journal, false), &mut found.warnings);
         let text = if output.json() {
             format!("{}\n", serde_json::json!(found))
         } else {
@@ -162,7 +168,6 @@ async fn inspect(address: &Address, reading: &Reading, tuning: &Tuning) -> Resul
     {
         warnings.push(sector_warning(sector, logical));
     }
-    let copy = copy_onto(address, &mut warnings);
     let (exports, contexts) = match (address, &client) {
         (Address::Nbd(uri), Some(client)) => others(uri, client, &mut warnings).await?,
         _ => Default::default(),
@@ -195,7 +200,7 @@ async fn inspect(address: &Address, reading: &Reading, tuning: &Tuning) -> Resul
         content: signature::find(&head, &tail, size),
         gpt_sector,
         partitions: partitions(&head, size, &mut warnings),
-        copy,
+        copy: None,
         warnings,
     })
 }
@@ -223,8 +228,12 @@ async fn others(
 }
 
 /// What a journal tells of a copy onto this disk.
-fn copy_onto(address: &Address, warnings: &mut Vec<String>) -> Option<Standing> {
-    let told = job::standing(address, &JournalPlace::Default);
+fn copy_onto(
+    address: &Address,
+    journal: &JournalPlace,
+    warnings: &mut Vec<String>,
+) -> Option<Standing> {
+    let told = job::standing(address, journal);
     told.unwrap_or_else(|error| {
         warnings.push(error.line());
         None

@@ -100,6 +100,13 @@ fn what_is_cancelled_leaves_the_vm_as_it_was_and_the_targets_labelled() {
     assert!(!stage.directory().join("certificate.json").exists());
     assert_eq!(stage.status()["phase"], "cancelled");
     stage.migrate().wait().exits(4);
+    let journal = stage.directory().join("disks/system.journal");
+    let (target, journal) = (stage.devices[0].path(), journal.to_str().unwrap());
+    let about = |command| [command, target.to_str().unwrap(), "--journal", journal];
+    let shown = stage.room.diskferry(about("inspect")).ok().stdout;
+    assert!(shown.contains("INCOMPLETE, the migration"), "{shown}");
+    let refused = ["labelled incomplete"];
+    stage.room.diskferry(about("verify")).fails(4, &refused);
 }
 
 #[test]
