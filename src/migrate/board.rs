@@ -130,6 +130,11 @@ impl Live {
         add(ended, running.unwrap_or_default())
     }
 
+    /// Whether the guest was asked what has changed on a disk since the last point, and did not tell.
+    pub(super) fn is_untold(&self, disk: usize) -> bool {
+        self.changed.is_some() && self.changed(disk).is_none()
+    }
+
     /// Bytes of a disk that changed since the last point, if the guest told.
     pub(super) fn changed(&self, disk: usize) -> Option<u64> {
         let (_, changed) = self.changed.as_ref()?;

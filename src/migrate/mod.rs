@@ -8,7 +8,7 @@
 //!  policy.rs     when a pass is due, when the VM may be made quiet    pure
 //!  record.rs     what is remembered from one process to the next      pure
 //!  store.rs      the job directory: what outlives a process
-//!  claim.rs      devices that are this migration's, also between passes
+//!  claim.rs      targets that are this migration's, also between passes
 //!  book.rs       the record in memory and on disk, always the same
 //!  drive/        does what the machine says
 //!  board.rs      live numbers          status.rs   what is shown of them and of the record; pure

@@ -50,7 +50,7 @@ pub async fn run(
     if let Some(over) = over(&record, options.first) {
         return over;
     }
-    let _claimed = claim::devices(&plan)?;
+    let _claimed = claim::targets(&plan)?;
     // Whoever steers it by its directory alone reads the plan there.
     store.replace("plan.yaml", plan.text.as_bytes())?;
     let scene = Arc::new(Scene::new(plan, Book::new(store, record)?, reporter));

@@ -80,6 +80,9 @@ pub struct DiskStatus {
     pub dirty_rate: Option<u64>,
     /// Bytes that changed since the last point, where the guest can tell.
     pub changed: Option<u64>,
+    /// It was asked between two passes, and nothing could tell.
+    #[serde(default)]
+    pub untold: bool,
     /// Why what tells its changes cannot be relied on, if so: all of it is compared.
     pub untracked: Option<Untracked>,
 }
@@ -106,6 +109,7 @@ impl Status {
                 retries: totals.retries,
                 dirty_rate: forecast.disks.get(i).and_then(|disk| disk.dirty_rate),
                 changed: live.and_then(|live| live.changed(i)),
+                untold: live.is_some_and(|live| live.is_untold(i)),
                 untracked: disk.untracked.clone(),
             }
         });
@@ -287,6 +291,13 @@ impl Status {
                     &format!("LOST of {name}: {why}; {long} compares all of it"),
                 );
             }
+        }
+        let untold = self.disks.iter().filter(|disk| disk.untold);
+        let untold: Vec<&str> = untold.map(|disk| disk.name.as_str()).collect();
+        if !untold.is_empty() {
+            let names = untold.join(", ");
+            let how = "not told between passes: forecasts go by the passes before";
+            line("changed", &format!("{names}: {how}"));
         }
         let notes = [
             ("quiet", &self.quiet),

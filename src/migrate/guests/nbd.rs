@@ -16,6 +16,7 @@ use serde_json::Value;
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 /// How long the command may take, apart from making the VM quiet.
@@ -59,6 +60,7 @@ impl Reach for Nbd {
             nbd: self.clone(),
             disks: plan.disks.clone(),
             id: id.to_owned(),
+            mute: AtomicBool::new(false),
         }))
     }
 }
@@ -69,6 +71,8 @@ struct Commanded {
     nbd: Nbd,
     disks: Vec<Disk>,
     id: String,
+    /// It cannot tell what has changed between two points.
+    mute: AtomicBool,
 }
 
 impl Commanded {
@@ -219,6 +223,27 @@ impl Guest for Commanded {
     async fn forget_before(&self, number: u32) -> Result<()> {
         let call = words(&["forget-before", &number.to_string()]);
         self.call(&call, LIMIT).await.map(|_| ())
+    }
+
+    async fn changed_since(&self, point: u32) -> Result<Option<Vec<Option<u64>>>> {
+        if self.nbd.bitmap.is_none() || self.mute.load(Ordering::Relaxed) {
+            return Ok(None);
+        }
+        let said = self
+            .ask(&words(&["changed", &point.to_string()]), LIMIT)
+            .await?;
+        if said.code == Some(0) {
+            let changed = sizes(&said.stdout)?;
+            let disks = self.disks.iter();
+            return Ok(Some(
+                disks.map(|disk| changed.get(&disk.name).copied()).collect(),
+            ));
+        }
+        if said.code != Some(TRY_AGAIN) {
+            tracing::info!("the guest's command cannot tell: {}", said.complaint());
+            self.mute.store(true, Ordering::Relaxed);
+        }
+        Ok(None)
     }
 
     async fn quiesce(&self, how: &Quiesce) -> Result<Quiet> {

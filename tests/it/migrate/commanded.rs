@@ -71,6 +71,24 @@ fn without_a_bitmap_every_pass_reads_everything_and_writes_what_differs() {
 }
 
 #[test]
+fn what_has_changed_between_passes_is_told_by_a_command_that_can_and_else_said_to_be_unknown() {
+    for (bitmap, told) in [(", bitmap: 's{since}'", true), ("", false)] {
+        let stage = Stage::new(SIZE, "precopy-interval: 1h");
+        behind_a_command(&stage, bitmap);
+        let run = stage.migrate();
+        stage.until_durable(1);
+        until("an answer", || {
+            let disk = &stage.status()["disks"][0];
+            let changed = disk["changed"].as_u64();
+            (told && changed > Some(65536)) || (!told && disk["untold"] == true)
+        });
+        let table = stage.steer("status").ok().stdout;
+        assert_eq!(table.contains("not told between passes"), !told, "{table}");
+        run.kill();
+    }
+}
+
+#[test]
 fn tracking_that_is_lost_in_every_pass_ends_with_a_final_pass_that_finds_nothing_to_write() {
     let mut stage = Stage::new(SIZE, "precopy-interval: 500ms");
     behind_a_command(&stage, ", bitmap: 'other{since}'");

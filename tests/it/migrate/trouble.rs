@@ -98,6 +98,27 @@ fn a_device_that_one_migration_fills_is_refused_to_another_also_between_passes()
 }
 
 #[test]
+fn a_file_that_one_migration_fills_is_refused_to_another_also_between_passes() {
+    let mut stage = Stage::new(SIZE, "precopy-interval: 1h");
+    let mut other = Stage::new(SIZE, "precopy-interval: 1h\noverwrite: true");
+    let file = stage.room.path("target");
+    replan(&stage, stage.devices[1].path(), &file);
+    replan(&other, other.devices[1].path(), &file);
+    let run = stage.migrate();
+    stage.until_durable(1);
+    until("a wait", || stage.record()["state"]["step"] == "wait");
+    let outcome = other.migrate().wait().exits(4);
+    let message = outcome.event("failed")["message"].to_string();
+    assert!(message.contains("is of another migration"), "{message}");
+    other.assert_clean();
+    stage.steer("cutover").ok();
+    stage.finish(run).ok();
+    stage.assert_same(1, &file);
+    stage.assert_clean();
+    assert!(!stage.room.path(".target.migration").exists());
+}
+
+#[test]
 fn a_guest_that_does_not_get_quiet_keeps_running_and_the_cutover_is_called_off() {
     let stage = Stage::new(SIZE, "precopy-interval: 200ms\nretry: 5s");
     let text = fs::read_to_string(&stage.plan).unwrap();
