@@ -67,7 +67,6 @@ fn a_command_line_that_makes_no_sense_exits_2_and_touches_nothing() {
         &["copy", "gopher://x/", "b"],
         &["copy", "a", "[", "nbdkit"],
         &["checksum", "--digest", "crc32", "a"],
-        &["checksum", "-"],
         &["map", "--output", "xml", "a"],
         &["completions", "sh3"],
         &["--json", "nbdcopy", "a", "b"],
