@@ -32,6 +32,8 @@ struct World {
     quiet: bool,
     /// `quiet` was confirmed to the process that runs, and not denied since.
     confirmed: bool,
+    /// The point that the process that runs was given. A new one knows none, and would copy nothing.
+    given: Option<u32>,
     /// Blocks changed since each point.
     tracked: BTreeMap<u32, u8>,
     frozen: Option<Frozen>,
@@ -114,6 +116,7 @@ impl World {
             disk: [1; BLOCKS],
             quiet: false,
             confirmed: false,
+            given: None,
             tracked: BTreeMap::new(),
             frozen: None,
             target: [0; BLOCKS],
@@ -151,6 +154,7 @@ impl World {
             self.tracked.insert(number, 0);
             self.wrote = false;
         }
+        self.given = Some(number);
         let lost = self.frozen.as_ref().is_some_and(|frozen| frozen.lost);
         Event::Snapshotted(match self.frozen.as_ref().map(|frozen| frozen.list) {
             _ if self.distrusted => Changed::Unknown,
@@ -215,6 +219,7 @@ impl World {
                 kind,
                 digest,
             } => {
+                assert_eq!(self.given, Some(number), "a pass up to a point nobody gave");
                 if kind == PassKind::Final {
                     assert!(self.confirmed, "a final pass before it is quiet");
                 }
@@ -319,6 +324,7 @@ impl Run {
         let text = serde_json::to_string(&self.state).unwrap();
         self.state = serde_json::from_str(&text).unwrap();
         self.world.confirmed = false;
+        self.world.given = None;
         self.world.wrote = true;
         self.world.same = None;
         self.state = self.state.on(rules, Event::Started).unwrap();
