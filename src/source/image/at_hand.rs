@@ -8,7 +8,7 @@
 use super::runs::Run;
 use super::{fill, length, slice};
 use crate::buffer::Buffer;
-use crate::error::Result;
+use crate::error::{Error, Kind, Result};
 use crate::extent::ByteRange;
 use crate::format::{AtHand, Mapped, To};
 
@@ -68,25 +68,29 @@ impl Job {
                     span,
                     parts,
                 } => {
-                    let Some(storage) = storage.at_hand() else {
-                        continue;
-                    };
+                    let storage = storage.at_hand().ok_or_else(gone)?;
                     if are_apart(span, &parts) {
                         for part in &parts {
                             let to = slice(&mut buffer, part.range, start);
                             one(storage, &part.to, to, scratch)?;
                         }
                     } else {
-                        let bytes = scratch.get_mut(..length(span.len())).unwrap_or_default();
+                        let bytes = scratch.get_mut(..length(span.len())).ok_or_else(gone)?;
                         storage.read_now(span.start, bytes)?;
                         fill(&parts, span, bytes, start, &mut buffer)?;
                     }
                 }
-                Run::Unit { .. } => {}
+                Run::Unit { .. } => return Err(gone()),
             }
         }
         Ok(buffer)
     }
+}
+
+/// What [`Job::of`] found is not so any more. Cannot be; were it passed over, the buffer would keep
+/// what another request left in it.
+fn gone() -> Error {
+    Error::new(Kind::Io, "read by a thread").because("a part of the request is not at hand")
 }
 
 /// Whether each of `parts`, which lie in `span`, is worth a call of its own.
@@ -101,9 +105,7 @@ fn one(storage: &dyn AtHand, from: &To, to: &mut [u8], scratch: &mut [u8]) -> Re
         To::Zero => to.fill(0),
         To::Raw { offset, .. } => storage.read_now(*offset, to)?,
         To::Packed { run, .. } => {
-            let packed = scratch
-                .get_mut(..length(run.len.into()))
-                .unwrap_or_default();
+            let packed = scratch.get_mut(..length(run.len.into())).ok_or_else(gone)?;
             storage.read_now(run.offset, packed)?;
             let done = run.codec.unpack(packed, to);
             done.map_err(|error| error.at(run.offset))?;
