@@ -3,7 +3,6 @@
 
 use super::context::Context;
 use super::copy::Outcome;
-use super::open::{self, How};
 use super::options::CopyOptions;
 use super::stream;
 use crate::buffer::{Budget, Buffer};
@@ -11,7 +10,6 @@ use crate::error::{Error, Kind, Result};
 use crate::extent::{ByteRange, RangeSet};
 use crate::format::vmdk::{Forward, Grain, Piece};
 use crate::pipeline::counters::Counters;
-use crate::report::Ticker;
 use crate::source::stream::ByteStream;
 use crate::sys::computing;
 use crate::target::{Target, Untouched, Zeroing};
@@ -51,15 +49,7 @@ pub(super) async fn run(
             break *size;
         }
     };
-    let how = How {
-        overwrite: options.overwrite,
-        size: Some(size),
-        making: options.making.clone(),
-        ..How::default()
-    };
-    let target = open::target(&options.target, &options.tuning, &how, &context.counters).await?;
-    stream::begin(&target, options, &mut context, size);
-    let ticker = Ticker::start(&context.reporter, context.counters.clone(), size);
+    let (target, ticker) = stream::begin(options, &mut context, Some(size)).await?;
     let budget = Budget::new(memory, options.tuning.requests);
     let zeroing = match options.zeroes.allocated {
         true => Zeroing::Allocate,

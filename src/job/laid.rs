@@ -4,7 +4,6 @@
 use super::context::Context;
 use super::copy::Outcome;
 use super::incoming::{Incoming, is_stream};
-use super::open::{self, How};
 use super::options::CopyOptions;
 use super::prepare;
 use super::stream::{self, Landing, REQUEST};
@@ -12,7 +11,6 @@ use crate::buffer::Buffer;
 use crate::error::{Error, Kind, Result};
 use crate::extent::ByteRange;
 use crate::pipeline::counters::Counters;
-use crate::report::Ticker;
 use crate::source::stream::{Came, Laid};
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use std::sync::atomic::Ordering;
@@ -31,15 +29,7 @@ pub(super) async fn run(
         Some(size) => (laid, size),
         None => counted(laid, options, &mut context).await?,
     };
-    let how = How {
-        overwrite: options.overwrite,
-        size: Some(size),
-        making: options.making.clone(),
-        ..How::default()
-    };
-    let target = open::target(&options.target, &options.tuning, &how, &context.counters).await?;
-    stream::begin(&target, options, &mut context, size);
-    let ticker = Ticker::start(&context.reporter, context.counters.clone(), size);
+    let (target, ticker) = stream::begin(options, &mut context, Some(size)).await?;
     let landing = Landing::new(target.clone(), &options.zeroes);
     let copied = copy(laid, &landing, options, &mut context).await?;
     if copied != size {

@@ -54,16 +54,9 @@ pub(super) async fn run(
 ) -> Result<Outcome> {
     let began = Instant::now();
     only_full(options)?;
-    let how = How {
-        overwrite: options.overwrite,
-        making: options.making.clone(),
-        ..How::default()
-    };
-    let target = open::target(&options.target, &options.tuning, &how, &context.counters).await?;
-    begin(&target, options, &mut context, 0);
+    let (target, ticker) = begin(options, &mut context, None).await?;
     let budget = context.budget(&options.tuning);
     let request = usize::try_from(options.tuning.request_size.unwrap_or(REQUEST)).unwrap_or(4096);
-    let ticker = Ticker::start(&context.reporter, context.counters.clone(), 0);
     let landing = Landing::new(target.clone(), &options.zeroes);
     let size = copy(source.as_mut(), &landing, &budget, request, &mut context).await?;
     conclude(&target, &mut context, size, began, ticker).await
@@ -158,13 +151,23 @@ pub(super) fn only_full(options: &CopyOptions) -> Result<()> {
     Ok(())
 }
 
-/// Tells that a stream is copied, whose size is 0 as long as nobody knows it.
-pub(super) fn begin(
-    target: &Arc<dyn Target>,
+/// Opens the target of a stream, and tells that it is copied; `None` is a size that nobody knows.
+///
+/// # Errors
+/// The target cannot be had, or not for so many bytes.
+pub(super) async fn begin(
     options: &CopyOptions,
     context: &mut Context,
-    size: u64,
-) {
+    size: Option<u64>,
+) -> Result<(Arc<dyn Target>, Ticker)> {
+    let how = How {
+        overwrite: options.overwrite,
+        size,
+        making: options.making.clone(),
+        ..How::default()
+    };
+    let target = open::target(&options.target, &options.tuning, &how, &context.counters).await?;
+    let size = size.unwrap_or(0);
     context.tell(&Event::Start {
         source: options.source.to_string(),
         target: target.identity().name,
@@ -173,6 +176,8 @@ pub(super) fn begin(
         number: 1,
         resumed: 0,
     });
+    let ticker = Ticker::start(&context.reporter, context.counters.clone(), size);
+    Ok((target, ticker))
 }
 
 /// Makes what was copied durable, and tells so.
