@@ -144,13 +144,8 @@ impl Scan {
                     continue;
                 }
                 let room = block.saturating_sub(begun.len());
-                match came.split_to(u64::try_from(room).unwrap_or(u64::MAX)) {
-                    Came::Data(bytes) => begun.extend_from_slice(&bytes),
-                    Came::Zeroes(count) => {
-                        let count = usize::try_from(count).unwrap_or(room);
-                        begun.resize(begun.len().saturating_add(count), 0);
-                    }
-                }
+                came.split_to(u64::try_from(room).unwrap_or(u64::MAX))
+                    .append_to(&mut begun);
                 if begun.len() == block {
                     content.block(self.algorithm.digest(&begun));
                     begun.clear();

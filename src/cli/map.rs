@@ -54,22 +54,15 @@ impl Command for Map {
         let mut out = BufWriter::new(io::stdout());
         let mut table = Table::new(form);
         table.begin(&mut out)?;
-        match job::in_order(&self.source, &reading, &tuning).await? {
-            Some(laid) => in_order(laid, |extent| table.row(&mut out, &Row::of(extent))).await?,
-            None => {
-                let disk = open::disk(&self.source, &reading, &tuning).await?;
-                match disk.image.filter(|_| form == Form::Json) {
-                    Some(image) => {
-                        placed(disk.source.as_ref(), image.as_ref(), |row| {
-                            table.row(&mut out, &row)
-                        })
-                        .await?;
-                    }
-                    None => {
-                        let show = |extent| table.row(&mut out, &Row::of(extent));
-                        each(disk.source.as_ref(), show).await?;
-                    }
-                }
+        let mut show = |row: Row| table.row(&mut out, &row);
+        if let Some(laid) = job::in_order(&self.source, &reading, &tuning).await? {
+            in_order(laid, |extent| show(Row::of(extent))).await?;
+        } else {
+            let disk = open::disk(&self.source, &reading, &tuning).await?;
+            let source = disk.source.as_ref();
+            match disk.image.filter(|_| form == Form::Json) {
+                Some(image) => placed(source, image.as_ref(), show).await?,
+                None => each(source, |extent| show(Row::of(extent))).await?,
             }
         }
         table.end(&mut out)?;

@@ -202,13 +202,8 @@ pub(super) async fn head(laid: &mut Laid, most: usize) -> Result<Bytes> {
             break;
         };
         let left = most.saturating_sub(found.len());
-        match came.split_to(u64::try_from(left).unwrap_or(u64::MAX)) {
-            Came::Data(bytes) => found.extend_from_slice(&bytes),
-            Came::Zeroes(count) => {
-                let count = usize::try_from(count).unwrap_or(left);
-                found.resize(found.len().saturating_add(count), 0);
-            }
-        }
+        came.split_to(u64::try_from(left).unwrap_or(u64::MAX))
+            .append_to(&mut found);
     }
     Ok(found.into())
 }

@@ -41,6 +41,17 @@ impl Came {
         self.len() == 0
     }
 
+    /// Puts these behind what is in `bytes`: for heads and blocks, not for a disk of zeroes.
+    pub fn append_to(&self, bytes: &mut Vec<u8>) {
+        match self {
+            Self::Data(data) => bytes.extend_from_slice(data),
+            Self::Zeroes(count) => {
+                let count = usize::try_from(*count).unwrap_or(usize::MAX);
+                bytes.resize(bytes.len().saturating_add(count), 0);
+            }
+        }
+    }
+
     /// Takes the first `count` bytes off; all, if there are fewer.
     #[must_use]
     pub fn split_to(&mut self, count: u64) -> Self {
