@@ -111,12 +111,8 @@ impl<'a> Pod<'a> {
     }
 
     pub(crate) fn command(&self, changes: &[(&str, &str)]) -> Command {
-        let mut command = self.limits.command(&self.room.path("cdi-importer"));
+        let mut command = self.limits.importer(&self.room.path(""));
         command
-            .args(["-alsologtostderr", "-v=1"])
-            .env_clear()
-            .env("PATH", std::env::var("PATH").unwrap())
-            .env("DISKFERRY_ROOT", self.room.path(""))
             .env("DISKFERRY_METRICS", format!("127.0.0.1:{}", self.port))
             .env("DISKFERRY_RETRY", "20")
             .env("IMPORTER_SOURCE", "vddk")

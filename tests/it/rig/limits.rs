@@ -77,6 +77,18 @@ impl Limits {
         command
     }
 
+    /// The importer in `root`, which is its whole file system, with nothing told to it yet.
+    #[track_caller]
+    pub(crate) fn importer(&self, root: &Path) -> Command {
+        let mut command = self.command(&root.join("cdi-importer"));
+        command
+            .args(["-alsologtostderr", "-v=1"])
+            .env_clear()
+            .env("PATH", std::env::var("PATH").unwrap())
+            .env("DISKFERRY_ROOT", root);
+        command
+    }
+
     /// The most that was used at once, page cache included, if the kernel counts it.
     pub(crate) fn peak(&self) -> Option<u64> {
         let group = self.0.first()?;

@@ -51,12 +51,8 @@ impl Pod {
     }
 
     fn command(&self, source: &str, endpoint: &str, more: &[(&str, &str)]) -> Command {
-        let mut command = self.limits.command(&self.room.path("cdi-importer"));
+        let mut command = self.limits.importer(&self.room.path(""));
         command
-            .args(["-alsologtostderr", "-v=1"])
-            .env_clear()
-            .env("PATH", std::env::var("PATH").unwrap())
-            .env("DISKFERRY_ROOT", self.room.path(""))
             .env("DISKFERRY_METRICS", "127.0.0.1:0")
             .env("DISKFERRY_RETRY", "1")
             .env("IMPORTER_SOURCE", source)
