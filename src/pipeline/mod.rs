@@ -11,6 +11,7 @@
 //!  pieces.rs    data and zeroes within a buffer           pure
 //!  rate.rs      bytes per second, shared by jobs
 //!  team.rs      request slots, so that jobs end together   pure
+//!  depth.rs     how many bytes should be in flight     pure, but told by requests
 //!  pace.rs      when a barrier is due                     pure
 //!  sizer.rs     how long a request should be              pure
 //!  ledger.rs    who records what is done
@@ -18,6 +19,7 @@
 //! ```
 
 pub mod counters;
+mod depth;
 mod known;
 mod ledger;
 mod pace;

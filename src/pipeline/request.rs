@@ -1,6 +1,7 @@
 //! One request: read, digest, leave out what the target holds already, find zeroes, write.
 
 use super::counters::Counters;
+use super::depth::Depth;
 use super::known::Known;
 use super::pieces::{Piece, pieces};
 use super::rate::RateLimit;
@@ -33,6 +34,8 @@ pub(super) struct Shared {
     pub(super) digest: Option<Algorithm>,
     /// What is copied waits for all of them.
     pub(super) rates: Vec<RateLimit>,
+    /// Told how quickly both ends answer.
+    pub(super) depth: Depth,
     /// Write only what differs from this.
     pub(super) known: Option<Arc<dyn Known>>,
 }
@@ -139,7 +142,9 @@ impl Shared {
         let buffer = self.budget.take(length).await;
         let began = Instant::now();
         let buffer = self.source.read(range.start, buffer).await?;
-        Counters::spent(&self.counters.source_wait, began.elapsed());
+        let took = began.elapsed();
+        self.depth.read_in(took);
+        Counters::spent(&self.counters.source_wait, took);
         if buffer.len() != length {
             return Err(Error::new(
                 Kind::Corrupt,
@@ -173,7 +178,9 @@ impl Shared {
         let length = to_u64(part.len());
         let began = Instant::now();
         self.target.write(offset, data.bytes.slice(part)).await?;
-        Counters::spent(&self.counters.target_wait, began.elapsed());
+        let took = began.elapsed();
+        self.depth.written_in(took);
+        Counters::spent(&self.counters.target_wait, took);
         Counters::add(&self.counters.written, length);
         Ok(())
     }

@@ -1,6 +1,7 @@
 //! The loop: dispatch, settle, barrier, stop.
 
 use super::counters::Counters;
+use super::depth::Depth;
 use super::known::Known;
 use super::ledger::Ledger;
 use super::pace::Barriers;
@@ -26,10 +27,6 @@ use std::time::{Duration, Instant};
 /// How long requests that are out may still take once an end was asked for, and then the barrier
 /// that records them. Together less than the second that a user waits.
 const GRACE: Duration = Duration::from_millis(400);
-
-/// Bytes in flight that keep any link busy that a disk is likely to be behind. More only falls out
-/// of the cache: measured on a loop device, 32 MiB in flight took the time of 8 and more CPU.
-const ENOUGH_BYTES: u64 = 8 << 20;
 
 /// Requests that may be in flight however long they are.
 const ENOUGH_REQUESTS: usize = 4;
@@ -156,6 +153,7 @@ impl<'a> Run<'a> {
             reads_zero: setup.reads_zero,
             digest: ledger.as_ref().map(|ledger| ledger.algorithm()),
             rates: setup.rates,
+            depth: Depth::new(),
             known: setup.known,
         };
         Self {
@@ -244,14 +242,15 @@ impl<'a> Run<'a> {
 
     /// What may be in flight now.
     fn allowance(&self) -> Allowance {
+        let enough = self.shared.depth.bytes();
         let all = Allowance {
             slots: self.requests,
-            bytes: ENOUGH_BYTES,
+            bytes: enough,
             alone: true,
         };
         let Some(share) = &self.share else { return all };
         let left = self.shared.counters.left(self.size);
-        let may = share.allowance(left, ENOUGH_BYTES);
+        let may = share.allowance(left, enough);
         Allowance {
             slots: may.slots.min(self.requests),
             ..may

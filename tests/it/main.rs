@@ -14,6 +14,7 @@ mod certificate;
 mod cli;
 mod engine;
 mod delta;
+mod depth;
 mod digest;
 mod demo;
 mod faults;
