@@ -11,7 +11,8 @@
 //!  pieces.rs    data and zeroes within a buffer           pure
 //!  rate.rs      bytes per second, shared by jobs
 //!  team.rs      request slots, so that jobs end together   pure
-//!  depth.rs     how many bytes should be in flight     pure, but told by requests
+//!  depth.rs     how much a source should be asked for   pure, but told by requests
+//!  flight.rs    what is under way, and room for more    pure
 //!  pace.rs      when a barrier is due                     pure
 //!  sizer.rs     how long a request should be              pure
 //!  ledger.rs    who records what is done
@@ -20,6 +21,7 @@
 
 pub mod counters;
 mod depth;
+mod flight;
 mod known;
 mod ledger;
 mod pace;

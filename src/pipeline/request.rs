@@ -34,7 +34,7 @@ pub(super) struct Shared {
     pub(super) digest: Option<Algorithm>,
     /// What is copied waits for all of them.
     pub(super) rates: Vec<RateLimit>,
-    /// Told how quickly both ends answer.
+    /// Told how quickly the source answers.
     pub(super) depth: Depth,
     /// Write only what differs from this.
     pub(super) known: Option<Arc<dyn Known>>,
@@ -59,31 +59,47 @@ pub(super) enum Part {
     },
 }
 
-/// Does one request.
-pub(super) async fn run(shared: Arc<Shared>, step: Step) -> Result<Settled> {
-    if let Step::Copy(range) = step {
-        for rate in &shared.rates {
-            let waited = rate.pass(range.len()).await;
-            Counters::spent(&shared.counters.limit_wait, waited);
-        }
-    }
-    let parts = match step {
+/// How far a request has come.
+#[derive(Debug)]
+pub(super) enum Stage {
+    /// The source has answered. What is left: [`finish`].
+    Read(Read),
+    /// It is complete.
+    Settled(Settled),
+}
+
+/// Begins a request: zeroes, or reads what is to be copied.
+pub(super) async fn begin(shared: Arc<Shared>, step: Step) -> Result<Stage> {
+    match step {
         Step::Zero(range) => {
             shared.claim(&[range]).await?;
             shared.zero(range).await?;
-            vec![Part::Zero(range)]
+            let parts = vec![Part::Zero(range)];
+            Ok(Stage::Settled(Settled { step, parts }))
         }
-        Step::Copy(range) => shared.copy(range).await?,
-    };
-    Ok(Settled { step, parts })
+        Step::Copy(range) => {
+            for rate in &shared.rates {
+                let waited = rate.pass(range.len()).await;
+                Counters::spent(&shared.counters.limit_wait, waited);
+            }
+            Ok(Stage::Read(shared.read(range).await?))
+        }
+    }
+}
+
+/// Puts on the target what was read.
+pub(super) async fn finish(shared: Arc<Shared>, data: Read) -> Result<Stage> {
+    let parts = shared.copy(&data).await?;
+    let step = data.step();
+    Ok(Stage::Settled(Settled { step, parts }))
 }
 
 impl Shared {
-    async fn copy(&self, range: ByteRange) -> Result<Vec<Part>> {
-        let data = self.read(range).await?;
-        let digests = self.digests(&data).await;
+    async fn copy(&self, data: &Read) -> Result<Vec<Part>> {
+        let range = data.range();
+        let digests = self.digests(data).await;
         let Some(known) = &self.known else {
-            self.put(&data).await?;
+            self.put(data).await?;
             let offset = range.start;
             return Ok(vec![Part::Data { offset, digests }]);
         };
@@ -143,7 +159,7 @@ impl Shared {
         let began = Instant::now();
         let buffer = self.source.read(range.start, buffer).await?;
         let took = began.elapsed();
-        self.depth.read_in(took);
+        self.depth.answered_in(took);
         Counters::spent(&self.counters.source_wait, took);
         if buffer.len() != length {
             return Err(Error::new(
@@ -178,9 +194,7 @@ impl Shared {
         let length = to_u64(part.len());
         let began = Instant::now();
         self.target.write(offset, data.bytes.slice(part)).await?;
-        let took = began.elapsed();
-        self.depth.written_in(took);
-        Counters::spent(&self.counters.target_wait, took);
+        Counters::spent(&self.counters.target_wait, began.elapsed());
         Counters::add(&self.counters.written, length);
         Ok(())
     }
@@ -200,9 +214,20 @@ impl Shared {
 
 /// What was read, and where.
 #[derive(Debug)]
-struct Read {
+pub(super) struct Read {
     start: u64,
     bytes: Bytes,
+}
+
+impl Read {
+    fn range(&self) -> ByteRange {
+        ByteRange::at(self.start, to_u64(self.bytes.len()))
+    }
+
+    /// The step that it was read for.
+    pub(super) fn step(&self) -> Step {
+        Step::Copy(self.range())
+    }
 }
 
 /// The parts of `range` that do not have the digests that are known of them.

@@ -2,11 +2,12 @@
 
 use super::counters::Counters;
 use super::depth::Depth;
+use super::flight::Flight;
 use super::known::Known;
 use super::ledger::Ledger;
 use super::pace::Barriers;
 use super::rate::RateLimit;
-use super::request::{self, Part, Settled, Shared};
+use super::request::{self, Part, Settled, Shared, Stage};
 use super::sizer::{RequestSize, Sizer};
 use super::stop::Stop;
 use super::team::{Allowance, Share};
@@ -28,12 +29,8 @@ use std::time::{Duration, Instant};
 /// that records them. Together less than the second that a user waits.
 const GRACE: Duration = Duration::from_millis(400);
 
-/// Requests that may be in flight however long they are.
-const ENOUGH_REQUESTS: usize = 4;
-
-/// Ranges that may be zeroed at once. A disk does one after the other anyway, and a thread waits
-/// for each.
-const ENOUGH_ZEROES: usize = 8;
+/// Bytes of all requests together: more is memory that a pod does not have.
+const ENOUGH_BYTES: u64 = super::depth::MOST;
 
 /// Steps that wait to be cut and sent while more are planned: planning runs ahead of copying.
 const LOOKAHEAD: usize = 64;
@@ -116,16 +113,13 @@ where
     }
 }
 
-type InFlight = FuturesUnordered<BoxFuture<'static, Result<Settled>>>;
+type InFlight = FuturesUnordered<BoxFuture<'static, Result<Stage>>>;
 
 struct Run<'a> {
     shared: Arc<Shared>,
     ledger: Option<&'a mut dyn Ledger>,
     in_flight: InFlight,
-    /// Bytes that the requests in flight copy.
-    bytes_out: u64,
-    /// Requests in flight that zero.
-    zeroes_out: usize,
+    flight: Flight,
     barrier: Option<BoxFuture<'static, Result<()>>>,
     queue: VecDeque<Step>,
     /// End of the last window that was taken from the feed.
@@ -160,8 +154,7 @@ impl<'a> Run<'a> {
             shared: Arc::new(shared),
             ledger,
             in_flight: FuturesUnordered::new(),
-            bytes_out: 0,
-            zeroes_out: 0,
+            flight: Flight::default(),
             barrier: None,
             queue: VecDeque::new(),
             fed: setup.done.below,
@@ -194,7 +187,7 @@ impl<'a> Run<'a> {
                     return Err(Error::new(Kind::Interrupted, "stopped by a signal")
                         .hint("run the same command again to continue"));
                 }
-                Some(settled) = self.in_flight.next() => self.settle(settled?)?,
+                Some(stage) = self.in_flight.next() => self.advance(stage?)?,
                 flushed = running(&mut self.barrier) => {
                     self.barrier = None;
                     self.barriers.ended();
@@ -227,46 +220,37 @@ impl<'a> Run<'a> {
     /// Sends out as much as may be out.
     fn dispatch(&mut self) {
         let may = self.allowance();
-        while self.has_room(may) && !self.barriers.must_wait() {
+        let ahead = self.ahead(may);
+        while self.flight.has_room(self.queue.front(), may, ahead) && !self.barriers.must_wait() {
             let Some(step) = self.cut_next() else { break };
-            let range = step.range();
-            self.frontier.sent(range);
-            match step {
-                Step::Copy(_) => self.bytes_out = self.bytes_out.saturating_add(range.len()),
-                Step::Zero(_) => self.zeroes_out = self.zeroes_out.saturating_add(1),
-            }
+            self.frontier.sent(step.range());
+            self.flight.sent(step);
             self.in_flight
-                .push(Box::pin(request::run(self.shared.clone(), step)));
+                .push(Box::pin(request::begin(self.shared.clone(), step)));
         }
     }
 
     /// What may be in flight now.
     fn allowance(&self) -> Allowance {
-        let enough = self.shared.depth.bytes();
         let all = Allowance {
             slots: self.requests,
-            bytes: enough,
+            bytes: ENOUGH_BYTES,
             alone: true,
         };
         let Some(share) = &self.share else { return all };
         let left = self.shared.counters.left(self.size);
-        let may = share.allowance(left, enough);
+        let may = share.allowance(left, ENOUGH_BYTES);
         Allowance {
             slots: may.slots.min(self.requests),
             ..may
         }
     }
 
-    /// Whether the first step that waits may be sent.
-    fn has_room(&self, may: Allowance) -> bool {
-        let out = self.in_flight.len();
-        // Among others a short allowance is short on purpose: those who have more left end with it.
-        let few = if may.alone { ENOUGH_REQUESTS } else { 1 };
-        let enough = match self.queue.front() {
-            Some(Step::Zero(_)) => self.zeroes_out >= ENOUGH_ZEROES,
-            _ => out >= few && self.bytes_out >= may.bytes,
-        };
-        out < may.slots && !enough
+    /// Bytes that the source should be asked for, in the same proportion as all that may be out.
+    fn ahead(&self, may: Allowance) -> u64 {
+        let enough = u128::from(self.shared.depth.bytes());
+        let part = u128::from(may.bytes).saturating_mul(enough) / u128::from(ENOUGH_BYTES);
+        u64::try_from(part).unwrap_or(u64::MAX)
     }
 
     /// The next request: the first step, or as much of it as a request may be long.
@@ -286,6 +270,19 @@ impl<'a> Run<'a> {
         Some(Step::Copy(now))
     }
 
+    /// What was read goes on to the target; what is there is settled.
+    fn advance(&mut self, stage: Stage) -> Result<()> {
+        match stage {
+            Stage::Read(read) => {
+                self.flight.read(read.step());
+                let shared = self.shared.clone();
+                self.in_flight.push(Box::pin(request::finish(shared, read)));
+                Ok(())
+            }
+            Stage::Settled(settled) => self.settle(settled),
+        }
+    }
+
     fn settle(&mut self, settled: Settled) -> Result<()> {
         let Settled { step, parts } = settled;
         let range = step.range();
@@ -299,16 +296,13 @@ impl<'a> Run<'a> {
             }
         }
         self.frontier.finished(range);
+        self.flight.ended(step);
         let repeated = match step {
             Step::Copy(_) => {
-                self.bytes_out = self.bytes_out.saturating_sub(range.len());
                 self.sizer.completed(range.len(), self.began.elapsed());
                 range.len()
             }
-            Step::Zero(_) => {
-                self.zeroes_out = self.zeroes_out.saturating_sub(1);
-                range.len().div_ceil(ZERO_WEIGHT)
-            }
+            Step::Zero(_) => range.len().div_ceil(ZERO_WEIGHT),
         };
         // Without a ledger no barrier comes that would make it count as safe again.
         if self.ledger.is_some() {
@@ -372,7 +366,7 @@ impl<'a> Run<'a> {
         while let Ok(Some(outcome)) = tokio::time::timeout_at(deadline, self.in_flight.next()).await
         {
             // Another failure says nothing new; what did succeed still counts.
-            if outcome.and_then(|settled| self.settle(settled)).is_err() {
+            if outcome.and_then(|stage| self.advance(stage)).is_err() {
                 tracing::debug!("another request failed while the pass was ending");
             }
         }

@@ -1,4 +1,4 @@
-//! How much a pass has under way: what the way to the source holds, and no more.
+//! How much a pass asks its source for at once: what the way there holds, and no more.
 
 use async_trait::async_trait;
 use diskferry::buffer::{Budget, Buffer};
