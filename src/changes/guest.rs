@@ -83,6 +83,14 @@ pub trait Guest: fmt::Debug + Send + Sync {
         Ok(None)
     }
 
+    /// Whether the VM could be made quiet this way, as far as can be told now. Changes nothing.
+    ///
+    /// # Errors
+    /// It never could; or the VM cannot be asked.
+    async fn check_shutdown(&self, _how: Shutdown) -> Result<()> {
+        Ok(())
+    }
+
     /// Makes the VM quiet as `how` says, and returns when it is confirmed that nothing writes to
     /// its disks any more and that what it wrote has left its caches.
     ///

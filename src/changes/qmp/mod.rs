@@ -56,7 +56,7 @@ pub use drive::IOTHREADS;
 pub use options::{At, DiskAt, QmpOptions};
 
 use super::Baseline;
-use super::guest::{DiskFacts, Guest, Point, Quiesce, Quiet, Standing};
+use super::guest::{DiskFacts, Guest, Point, Quiesce, Quiet, Shutdown, Standing};
 use crate::error::{Error, Kind, Result};
 use async_trait::async_trait;
 use drive::{View, Vm};
@@ -186,6 +186,10 @@ impl Guest for Qmp {
             site.bitmap(disk, point).map(|bitmap| bitmap.count)
         };
         Ok(Some(view.disks.iter().map(count).collect()))
+    }
+
+    async fn check_shutdown(&self, how: Shutdown) -> Result<()> {
+        self.vm.check_shutdown(how).await
     }
 
     async fn quiesce(&self, how: &Quiesce) -> Result<Quiet> {

@@ -90,14 +90,38 @@ impl Vm {
         self.shut_down(second, how.timeout).await
     }
 
+    /// Whether it could be made quiet this way.
+    pub(super) async fn check_shutdown(&self, how: Shutdown) -> Result<()> {
+        self.check(how).await.map(|_| ())
+    }
+
+    /// The same, and what is known of its processors.
+    async fn check(&self, how: Shutdown) -> Result<Power> {
+        let power = self.power().await?;
+        let never = |what: &'static str, hint: &'static str| {
+            let error = Error::new(Kind::Unsupported, what);
+            Err(error.hint(hint))
+        };
+        let off = matches!(how, Shutdown::Guest | Shutdown::PowerOff);
+        match &power {
+            Power::None if how != Shutdown::External => never(
+                "qemu-storage-daemon has no VM that could be stopped",
+                "use \"external\", and see to it that nobody writes",
+            ),
+            Power::Runs(_) | Power::Paused(_) if off && self.world().await?.is_of_libvirt() => {
+                never(
+                    "libvirt ends QEMU when its guest is off, and the disks are read through QEMU",
+                    "use \"pause\"; a guest that must write out its caches is shut down by hand, \
+                     and started again with virsh start --paused",
+                )
+            }
+            _ => Ok(power),
+        }
+    }
+
     /// One way to make it quiet; [`Kind::Refused`] if it just did not become so.
     async fn shut_down(&self, how: Shutdown, timeout: Duration) -> Result<Quiet> {
-        let power = self.power().await?;
-        if power == Power::None && how != Shutdown::External {
-            let what = "qemu-storage-daemon has no VM that could be stopped";
-            return Err(Error::new(Kind::Unsupported, what)
-                .hint("use \"external\", and see to it that nobody writes"));
-        }
+        let power = self.check(how).await?;
         let patience = match (how, &power) {
             (Shutdown::External, _) => timeout,
             (_, Power::Off(_)) => return self.settled(None, PLUG).await,

@@ -135,6 +135,12 @@ impl World {
         })
     }
 
+    /// Whether it is libvirt that runs it: every disk it gives a VM is below a node of such a name.
+    #[must_use]
+    pub fn is_of_libvirt(&self) -> bool {
+        self.nodes.keys().any(|name| name.starts_with("libvirt-"))
+    }
+
     /// The node that a device writes to, below the filters of jobs.
     #[must_use]
     pub fn written(&self, top: &str) -> String {

@@ -85,7 +85,7 @@ async fn pause(mut halt: Stop) -> Result<Event> {
 /// The VM is there, and its disks are those that the migration began with.
 async fn inspect(scene: &Scene, state: &State, halt: Stop) -> Result<Event> {
     let call = async |guest: &dyn Guest| guest.disks().await;
-    let facts = scene.ask("look at the VM", halt, call).await?;
+    let facts = scene.ask("look at the VM", halt.clone(), call).await?;
     let refused = |what: String| Err(Error::new(Kind::Refused, what));
     let disks = scene.book.look(|record| record.disks.clone());
     for disk in &disks {
@@ -110,8 +110,21 @@ async fn inspect(scene: &Scene, state: &State, halt: Stop) -> Result<Event> {
     })?;
     if state.step == Step::Preflight {
         preview::check_targets(scene).await?;
+        check_shutdown(scene, halt).await?;
     }
     Ok(Event::Inspected)
+}
+
+/// The VM can be made quiet as the plan says: to learn in the cutover that it cannot is late.
+async fn check_shutdown(scene: &Scene, halt: Stop) -> Result<()> {
+    let how = &scene.plan.shutdown;
+    for how in [Some(how.how), how.otherwise].into_iter().flatten() {
+        let call = async |guest: &dyn Guest| guest.check_shutdown(how).await;
+        scene
+            .ask("look how the VM can be made quiet", halt.clone(), call)
+            .await?;
+    }
+    Ok(())
 }
 
 /// Whether every disk of a point can be read.

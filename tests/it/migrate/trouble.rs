@@ -49,6 +49,19 @@ fn a_target_that_is_too_small_is_refused_before_anything_is_made() {
 }
 
 #[test]
+fn a_vm_that_cannot_be_made_quiet_as_the_plan_says_is_told_before_anything_is_made() {
+    for how in ["how: guest", "how: external, otherwise: power-off"] {
+        let mut stage = Stage::new(SIZE, "retry: 1s");
+        stage.replan("how: external", how);
+        let outcome = stage.migrate().wait();
+        let message = outcome.event("failed")["message"].to_string();
+        assert!(message.contains("has no VM that could be"), "{message}");
+        stage.assert_clean();
+        assert_eq!(stage.status()["point"], 0);
+    }
+}
+
+#[test]
 fn another_plan_does_not_take_over_a_migration_that_was_begun() {
     let mut stage = Stage::new(SIZE, "precopy-interval: 1h");
     let run = stage.migrate();

@@ -120,6 +120,30 @@ async fn one_whose_plug_is_pulled_stays_off_and_its_disks_are_read() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn under_libvirt_a_guest_is_paused_and_not_turned_off() {
+    let room = Room::new();
+    let (mut emulator, qmp) = deaf(&room);
+    for how in [Shutdown::Guest, Shutdown::PowerOff] {
+        qmp.check_shutdown(how).await.unwrap();
+    }
+    emulator.ask(
+        "blockdev-add",
+        &json!({"driver": "null-co", "node-name": "libvirt-1-storage", "size": SIZE}),
+    );
+    for how in [Shutdown::Guest, Shutdown::PowerOff] {
+        let told = qmp.check_shutdown(how).await.unwrap_err();
+        assert_eq!(told.kind(), Kind::Unsupported);
+        assert!(told.line().contains("libvirt ends QEMU"), "{told:?}");
+        let error = qmp.quiesce(&by(how, 1, Some(Shutdown::Pause))).await;
+        assert_eq!(error.unwrap_err().line(), told.line());
+        assert_eq!(emulator.status(), "running");
+    }
+    qmp.check_shutdown(Shutdown::Pause).await.unwrap();
+    let quiet = qmp.quiesce(&by(Shutdown::Pause, 1, None)).await.unwrap();
+    assert_eq!(quiet.evidence, "query-status: paused");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_guest_that_was_never_started_is_quiet_and_not_started_by_waking() {
     let room = Room::new();
     let (mut emulator, qmp) = machine(&room, 2);
@@ -136,6 +160,8 @@ async fn a_storage_daemon_is_quiet_when_nobody_else_has_an_export_of_its_disks()
     for how in [Shutdown::Guest, Shutdown::Pause, Shutdown::PowerOff] {
         let error = qmp.quiesce(&by(how, 1, None)).await.unwrap_err();
         assert_eq!(error.kind(), Kind::Unsupported, "{error:?}");
+        let told = qmp.check_shutdown(how).await.unwrap_err();
+        assert_eq!(told.line(), error.line());
     }
     // A filter above the disk is as good a way to write to it.
     emulator.ask(
