@@ -9,8 +9,8 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-/// Asked for wherever the source is: four of the requests that a pass begins with.
-const LEAST: u64 = 4 << 20;
+/// Asked for wherever the source is: three of the requests that a pass begins with.
+const LEAST: u64 = 3 << 20;
 
 /// Asked for at most: what longer ways would hold is memory that a pod does not have.
 pub(super) const MOST: u64 = 16 << 20;

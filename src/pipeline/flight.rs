@@ -8,7 +8,7 @@ use super::team::Allowance;
 use crate::plan::Step;
 
 /// Requests that may be under way however long they are.
-const ENOUGH_REQUESTS: usize = 4;
+const ENOUGH_REQUESTS: usize = 3;
 
 /// Ranges that may be zeroed at once. A disk does one after the other anyway, and a thread waits
 /// for each.
@@ -120,8 +120,8 @@ mod tests {
     }
 
     #[test]
-    fn four_long_requests_may_be_out_and_one_among_other_jobs() {
-        for (alone, expected) in [(true, 4), (false, 1)] {
+    fn three_long_requests_may_be_out_and_one_among_other_jobs() {
+        for (alone, expected) in [(true, 3), (false, 1)] {
             let mut flight = Flight::default();
             assert_eq!(fill(&mut flight, 32 * MIB, allowance(alone)), expected);
         }
