@@ -1,15 +1,14 @@
 //! How much a pass asks its source for at once: what the way there holds, and no more.
 
+use super::engine::{block_on, setup};
 use async_trait::async_trait;
 use diskferry::buffer::{Budget, Buffer};
 use diskferry::endpoint::{Identity, Limits};
 use diskferry::error::Result;
 use diskferry::extent::ByteRange;
-use diskferry::pipeline::counters::Counters;
 use diskferry::pipeline::{Planned, RequestSize, Setup, Stop, run};
 use diskferry::plan::{Done, Step};
 use diskferry::source::Source;
-use diskferry::target::Zeroing;
 use diskferry::target::null::NullTarget;
 use futures_util::stream;
 use std::sync::Arc;
@@ -62,21 +61,12 @@ fn most_asked(answers_after: Duration, request_size: u32, requests: usize) -> u6
         ..Far::default()
     });
     let setup = Setup {
-        source: source.clone(),
-        target: Arc::new(NullTarget),
         budget: Budget::new(64 << 20, 4096),
-        counters: Arc::new(Counters::default()),
         requests,
         request_size: RequestSize::Fixed(request_size),
-        grain: 65536,
         sparse: 0,
-        zeroing: Zeroing::Unmap,
-        reads_zero: false,
-        known: None,
-        rates: Vec::new(),
-        share: None,
         size: SIZE,
-        done: Done::default(),
+        ..setup(source.clone(), Arc::new(NullTarget), Done::default())
     };
     let disk = ByteRange::new(0, SIZE);
     let planned = Planned {
@@ -84,12 +74,8 @@ fn most_asked(answers_after: Duration, request_size: u32, requests: usize) -> u6
         steps: vec![Step::Copy(disk)],
         skipped: 0,
     };
-    let mut builder = tokio::runtime::Builder::new_current_thread();
-    let runtime = builder.enable_all().build().unwrap();
     let feed = stream::iter([Ok(planned)]);
-    runtime
-        .block_on(run(setup, feed, None, Stop::never()))
-        .unwrap();
+    block_on(run(setup, feed, None, Stop::never())).unwrap();
     source.most.load(Ordering::Relaxed)
 }
 

@@ -75,7 +75,8 @@ fn disk() -> Vec<u8> {
     bytes
 }
 
-fn setup(source: Arc<dyn Source>, target: Arc<dyn Target>, done: Done) -> Setup {
+/// A pass over `SIZE` bytes in short requests.
+pub(super) fn setup(source: Arc<dyn Source>, target: Arc<dyn Target>, done: Done) -> Setup {
     Setup {
         source,
         target,
@@ -123,7 +124,7 @@ fn steps(done: &Done) -> Vec<Result<Planned>> {
     })]
 }
 
-fn block_on<T>(work: impl Future<Output = T>) -> T {
+pub(super) fn block_on<T>(work: impl Future<Output = T>) -> T {
     tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
