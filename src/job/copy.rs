@@ -201,7 +201,7 @@ impl Job<'_> {
     }
 
     /// Proof is asked for, or this is the final pass.
-    fn wants_proof(&self) -> bool {
+    pub(super) fn wants_proof(&self) -> bool {
         if self.options.adopt && self.is_delta_on_the_unknown() {
             return false;
         }
@@ -213,7 +213,7 @@ impl Job<'_> {
 
     /// The same, on a target that somebody else copied: what was written onto it is compared, and
     /// nothing is proven by that.
-    fn wants_what_it_wrote_compared(&self) -> bool {
+    pub(super) fn wants_what_it_wrote_compared(&self) -> bool {
         let default = self.options.pass.is_final && self.target.can_read_back();
         self.is_delta_on_the_unknown() && self.options.verify.unwrap_or(default)
     }

@@ -10,7 +10,7 @@ use crate::error::{Error, Kind, Result};
 use crate::extent::ByteRange;
 use crate::journal::{Manifest, Mark, Marks};
 use crate::pipeline::counters::Counters;
-use crate::pipeline::{RateLimit, Share, Stop, Team};
+use crate::pipeline::{RateLimit, Share, Stop, Team, ends_soon};
 use crate::plan::{Shape, runs, windows};
 use crate::target::Target;
 use futures_util::stream::{FuturesUnordered, StreamExt};
@@ -107,7 +107,8 @@ impl Proof<'_> {
     pub(super) async fn run(&self, mut stop: Stop) -> Result<()> {
         self.check_possible()?;
         let mut pieces = windows(self.shape()).flat_map(|window| self.pieces(window));
-        let mut left = self.left()?;
+        let (all, began) = (self.left()?, Instant::now());
+        let mut left = all;
         let share = self.team.as_ref().map(|team| team.join(left));
         let mut checks = FuturesUnordered::new();
         let mut differ = Differences::default();
@@ -128,6 +129,9 @@ impl Proof<'_> {
                     Some((length, found)) => {
                         differ.add(found?);
                         left = left.saturating_sub(length);
+                        if ends_soon(all.saturating_sub(left), left, began.elapsed()) {
+                            self.target.ending();
+                        }
                     }
                     None => break,
                 },

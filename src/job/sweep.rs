@@ -197,6 +197,7 @@ impl Job<'_> {
             share: self.share(),
             size: self.size(),
             done,
+            last: !self.wants_proof() && !self.wants_what_it_wrote_compared(),
         }
     }
 }

@@ -13,7 +13,7 @@
 //!  team.rs      request slots, so that jobs end together   pure
 //!  depth.rs     how much a source should be asked for   pure, but told by requests
 //!  flight.rs    what is under way, and room for more    pure
-//!  pace.rs      when a barrier is due                     pure
+//!  pace.rs      when a barrier is due, and the end near   pure
 //!  sizer.rs     how long a request should be              pure
 //!  ledger.rs    who records what is done
 //!  stop.rs      a signal asks for an orderly end
@@ -35,6 +35,7 @@ mod team;
 
 pub use known::Known;
 pub use ledger::{Commit, Ledger};
+pub use pace::ends_soon;
 pub use pieces::{Piece, pieces};
 pub use rate::RateLimit;
 pub use run::{Planned, Setup, run};

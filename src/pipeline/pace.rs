@@ -1,4 +1,4 @@
-//! When the next barrier is due. Pure: time comes in as a value.
+//! When the next barrier is due, and when the end is near. Pure: time comes in as a value.
 
 use std::time::{Duration, Instant};
 
@@ -10,6 +10,17 @@ const BARRIER_BYTES: u64 = 512 << 20;
 
 /// Nothing more is sent while this much waits: a crash never repeats more (guarantee 2).
 const UNRECORDED_MAX: u64 = 1 << 30;
+
+/// What is slow to take down takes this long.
+const TEARDOWN: Duration = Duration::from_millis(50);
+
+/// Whether what is `left` will take no longer than [`TEARDOWN`], if it goes on as what was `done` in
+/// the time that has `passed`. Both in bytes.
+#[must_use]
+pub fn ends_soon(done: u64, left: u64, passed: Duration) -> bool {
+    let needs = u128::from(left).saturating_mul(passed.as_nanos());
+    needs <= u128::from(done).saturating_mul(TEARDOWN.as_nanos())
+}
 
 /// Decides when the next barrier is due.
 #[derive(Debug)]
@@ -64,8 +75,18 @@ impl Barriers {
 
 #[cfg(test)]
 mod tests {
-    use super::{BARRIER_BYTES, Barriers};
+    use super::{BARRIER_BYTES, Barriers, ends_soon};
     use std::time::{Duration, Instant};
+
+    #[test]
+    fn the_end_is_near_when_what_is_left_takes_as_long_as_taking_down() {
+        let passed = Duration::from_secs(1);
+        assert!(!ends_soon(0, 1, passed), "nothing was done yet");
+        assert!(!ends_soon(1000, 51, passed));
+        assert!(ends_soon(1000, 50, passed));
+        assert!(ends_soon(0, 0, passed), "nothing is left");
+        assert!(ends_soon(u64::MAX, 1, Duration::from_secs(1 << 24)));
+    }
 
     #[test]
     fn a_barrier_is_due_after_a_second_or_half_a_gibibyte_and_never_for_nothing() {

@@ -5,7 +5,7 @@ use super::depth::Depth;
 use super::flight::Flight;
 use super::known::Known;
 use super::ledger::Ledger;
-use super::pace::Barriers;
+use super::pace::{Barriers, ends_soon};
 use super::rate::RateLimit;
 use super::request::{self, Part, Settled, Shared, Stage};
 use super::sizer::{RequestSize, Sizer};
@@ -83,6 +83,8 @@ pub struct Setup {
     pub size: u64,
     /// What an earlier run of this pass made durable.
     pub done: Done,
+    /// Nothing is asked of the target after this: it is not read back.
+    pub last: bool,
 }
 
 /// Runs all steps of `feed`; ends with a barrier if there is a `ledger`.
@@ -129,7 +131,13 @@ struct Run<'a> {
     share: Option<Share>,
     size: u64,
     barriers: Barriers,
+    /// When this run began, and what had been dealt with by then.
     began: Instant,
+    before: u64,
+    /// Nothing is asked of the target after this.
+    last: bool,
+    /// Those who have something to take down were told to begin.
+    ending: bool,
     requests: usize,
     grain: u64,
 }
@@ -137,6 +145,7 @@ struct Run<'a> {
 impl<'a> Run<'a> {
     fn new(setup: Setup, ledger: Option<&'a mut dyn Ledger>) -> Self {
         let now = Instant::now();
+        let before = setup.counters.dealt.load(Ordering::Relaxed);
         let shared = Shared {
             source: setup.source,
             target: setup.target,
@@ -164,6 +173,9 @@ impl<'a> Run<'a> {
             size: setup.size,
             barriers: Barriers::new(now),
             began: now,
+            before,
+            last: setup.last,
+            ending: false,
             requests: setup.requests.max(1),
             grain: setup.grain.max(1),
         }
@@ -309,7 +321,22 @@ impl<'a> Run<'a> {
             self.barriers.completed(repeated);
         }
         self.note_position();
+        self.tell_if_ending();
         Ok(())
+    }
+
+    fn tell_if_ending(&mut self) {
+        let counters = &self.shared.counters;
+        let dealt = counters.dealt.load(Ordering::Relaxed);
+        let (done, left) = (dealt.saturating_sub(self.before), counters.left(self.size));
+        if self.ending || !ends_soon(done, left, self.began.elapsed()) {
+            return;
+        }
+        self.ending = true;
+        self.shared.source.ending();
+        if self.last {
+            self.shared.target.ending();
+        }
     }
 
     fn note_position(&mut self) {

@@ -133,6 +133,10 @@ impl Source for Checked {
         self.source.identity()
     }
 
+    fn ending(&self) {
+        self.source.ending();
+    }
+
     async fn read(&self, offset: u64, buffer: Buffer) -> Result<Buffer> {
         let buffer = self.source.read(offset, buffer).await?;
         let tally = Arc::clone(&self.tally);

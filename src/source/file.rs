@@ -151,6 +151,10 @@ impl Source for FileSource {
         found.map_err(|error| self.failed("map", range.start, error))
     }
 
+    fn ending(&self) {
+        self.queue.ending();
+    }
+
     fn at_hand(&self) -> Option<&dyn AtHand> {
         self.queue.needs_threads().then_some(self)
     }

@@ -83,6 +83,9 @@ pub trait Source: fmt::Debug + Send + Sync {
         None
     }
 
+    /// As for [`Target::ending`](crate::target::Target::ending).
+    fn ending(&self) {}
+
     /// What serves the disk, if that is worth telling. `None` is always correct.
     fn served_by(&self) -> Option<ServedBy> {
         None

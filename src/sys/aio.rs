@@ -7,6 +7,9 @@
 //!
 //! A request and its memory stay in a table from submission until the kernel reports its end, and
 //! the context outlives the table's last request, whatever becomes of the future that waits.
+//!
+//! To take down a context is slow even if nothing is under way in it: the kernel waits for every
+//! processor to have forgotten it, twice, which is 30 ms. A thread waits for that.
 
 #![expect(
     unsafe_code,
@@ -90,12 +93,19 @@ struct Pending {
     tell: oneshot::Sender<Done>,
 }
 
-/// A context of Linux AIO and the requests under way in it.
+/// What the kernel holds, and the requests under way in it.
+#[derive(Debug)]
+struct Context {
+    id: libc::c_ulong,
+    pending: Mutex<HashMap<u64, Pending>>,
+}
+
+/// A context of Linux AIO and who watches it.
 #[derive(Debug)]
 pub(super) struct Aio {
-    context: libc::c_ulong,
+    /// There until it is dropped.
+    context: Option<Context>,
     event: OwnedFd,
-    pending: Mutex<HashMap<u64, Pending>>,
     next: AtomicU64,
     reaper: Mutex<Option<AbortHandle>>,
 }
@@ -112,13 +122,9 @@ impl Aio {
         // SAFETY: the descriptor is owned by the AsyncFd and is neither replaced nor taken out.
         let watched = unsafe { AsyncFd::register_with_interest(watched, Interest::READABLE) };
         let watched = watched.map_err(io::Error::other)?;
-        let mut context: libc::c_ulong = 0;
-        // SAFETY: io_setup writes one aio_context_t, which is an unsigned long, to the pointer.
-        checked(unsafe { libc::syscall(libc::SYS_io_setup, DEPTH, &raw mut context) })?;
         let aio = Arc::new(Self {
-            context,
+            context: Some(Context::new()?),
             event,
-            pending: Mutex::default(),
             next: AtomicU64::new(0),
             reaper: Mutex::default(),
         });
@@ -134,6 +140,9 @@ impl Aio {
         offset: u64,
         mut memory: Memory,
     ) -> Result<oneshot::Receiver<Done>, Memory> {
+        let Some(context) = &self.context else {
+            return Err(memory);
+        };
         let (opcode, address, length) = match &mut memory {
             Memory::Read(buffer) => (READ, buffer.as_mut_ptr().cast_const(), buffer.len()),
             Memory::Write(data) => (WRITE, data.as_ptr(), data.len()),
@@ -161,20 +170,34 @@ impl Aio {
         };
         let (tell, told) = oneshot::channel();
         // Before the kernel has it: the end may be reported at once.
-        lock(&self.pending).insert(id, Pending { memory, tell });
+        context.pending().insert(id, Pending { memory, tell });
         let list = [ptr::from_ref(&control)];
         // SAFETY: one pointer to one iocb, which the kernel copies. The memory that it points to is
         // owned by the table, which gives it up only when the request has ended, and does not move:
         // both kinds keep their bytes on the heap. Nobody else has the `Buffer` to be filled.
-        let taken = unsafe { libc::syscall(libc::SYS_io_submit, self.context, ONE, list.as_ptr()) };
+        let taken = unsafe { libc::syscall(libc::SYS_io_submit, context.id, ONE, list.as_ptr()) };
         if taken == 1 {
             return Ok(told);
         }
-        match lock(&self.pending).remove(&id) {
+        match context.pending().remove(&id) {
             Some(pending) => Err(pending.memory),
             // Cannot be: what was not taken does not end. The receiver then tells of a loss.
             None => Ok(told),
         }
+    }
+}
+
+impl Context {
+    fn new() -> io::Result<Self> {
+        let mut id: libc::c_ulong = 0;
+        // SAFETY: io_setup writes one aio_context_t, which is an unsigned long, to the pointer.
+        checked(unsafe { libc::syscall(libc::SYS_io_setup, DEPTH, &raw mut id) })?;
+        let pending = Mutex::default();
+        Ok(Self { id, pending })
+    }
+
+    fn pending(&self) -> MutexGuard<'_, HashMap<u64, Pending>> {
+        lock(&self.pending)
     }
 
     /// Hands out what has ended.
@@ -186,7 +209,7 @@ impl Aio {
             let count = unsafe {
                 libc::syscall(
                     libc::SYS_io_getevents,
-                    self.context,
+                    self.id,
                     NONE,
                     BATCH,
                     events.as_mut_ptr(),
@@ -194,7 +217,7 @@ impl Aio {
                 )
             };
             let count = usize::try_from(count).unwrap_or(0);
-            let mut pending = lock(&self.pending);
+            let mut pending = self.pending();
             for event in events.iter().take(count) {
                 if let Some(Pending { memory, tell }) = pending.remove(&event.data) {
                     // Whoever waited may have gone.
@@ -214,9 +237,22 @@ impl Drop for Aio {
         if let Some(reaper) = lock(&self.reaper).take() {
             reaper.abort();
         }
+        let idle = |context: &Context| context.pending().is_empty();
+        // What is still written must end before the disk can be opened and written anew.
+        let Some(context) = self.context.take_if(|context| idle(context)) else {
+            return;
+        };
+        if let Ok(runtime) = Handle::try_current() {
+            runtime.spawn_blocking(move || drop(context));
+        }
+    }
+}
+
+impl Drop for Context {
+    fn drop(&mut self) {
         // SAFETY: the context is ours. The call returns when every request has ended, so the
         // memory in the table, which is dropped after this, is no longer in use.
-        unsafe { libc::syscall(libc::SYS_io_destroy, self.context) };
+        unsafe { libc::syscall(libc::SYS_io_destroy, self.id) };
     }
 }
 
@@ -231,10 +267,8 @@ async fn reap(aio: Weak<Aio>, event: AsyncFd<OwnedFd>) {
         if taken.is_err() {
             continue;
         }
-        match aio.upgrade() {
-            Some(aio) => aio.fetch(),
-            None => return,
-        }
+        let Some(aio) = aio.upgrade() else { return };
+        aio.context.iter().for_each(Context::fetch);
     }
 }
 

@@ -16,7 +16,6 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicI32, AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
 
 /// Bytes that go through the page cache before they are dropped from it.
 const SWEEP: u64 = 16 << 20;
@@ -51,9 +50,6 @@ pub struct Disk {
     sync_failed: AtomicI32,
     /// Bytes that went through the page cache since the last sweep.
     unswept: AtomicU64,
-    /// Held by who writes to a file through the page cache. The kernel lets one in at a time, and
-    /// those who wait there keep a processor busy with looking whether it is their turn.
-    writing: Mutex<()>,
 }
 
 impl Disk {
@@ -82,7 +78,6 @@ impl Disk {
             stat,
             sync_failed: AtomicI32::new(0),
             unswept: AtomicU64::new(0),
-            writing: Mutex::new(()),
         };
         if how.direct {
             disk.go_direct(how);
@@ -151,6 +146,11 @@ impl Disk {
         FileType::from_raw_mode(self.stat.st_mode).is_block_device()
     }
 
+    /// Whether the kernel lets only one writer in at a time.
+    pub(super) fn is_written_by_one(&self) -> bool {
+        !self.is_direct() && !self.is_block_device()
+    }
+
     /// A descriptor for ioctls.
     #[must_use]
     pub fn fd(&self) -> BorrowedFd<'_> {
@@ -199,8 +199,6 @@ impl Disk {
     /// Those of pwrite(2).
     pub fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
         let whole = self.direct_part(offset, data.len());
-        let in_turn = whole < data.len() && !self.is_block_device();
-        let _turn = in_turn.then(|| self.writing.lock().unwrap_or_else(PoisonError::into_inner));
         let mut done = 0;
         while let Some(rest) = data.get(done..).filter(|rest| !rest.is_empty()) {
             let at = offset.saturating_add(as_u64(done));

@@ -5,6 +5,7 @@
 //!  disk.rs      one open file or block device: read, write, sync; blocks
 //!  queue.rs     requests to a disk, many at once; does not block
 //!  aio.rs       Linux AIO, for direct requests
+//!  writer.rs    one thread for all that is written through the page cache
 //!  inherited.rs descriptors that came with the process, by number
 //!  blockdev.rs  the requests that only block devices know
 //!  sysfs.rs     what the kernel tells about a block device; who it is, who holds it
@@ -20,6 +21,7 @@ pub mod inherited;
 pub mod queue;
 pub mod sysfs;
 pub mod tables;
+mod writer;
 
 use crate::error::{Error, Kind, Result};
 use std::fs::File;

@@ -7,17 +7,19 @@
 use super::aio::{Aio, Memory};
 use super::blocking;
 use super::disk::Disk;
+use super::writer::Writer;
 use crate::buffer::Buffer;
 use bytes::Bytes;
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// An open disk with the means to wait for it. Cloning shares both.
 #[derive(Clone, Debug)]
 pub struct Queue {
     // Dropped first: that waits for the requests under way.
-    aio: Option<Arc<Aio>>,
+    aio: Arc<Mutex<Option<Arc<Aio>>>>,
     disk: Arc<Disk>,
+    writer: Arc<Writer>,
 }
 
 impl Queue {
@@ -29,8 +31,8 @@ impl Queue {
                 .ok()
         });
         Self {
-            aio,
-            disk: Arc::new(disk),
+            aio: Arc::new(Mutex::new(aio)),
+            ..Self::with_threads(disk)
         }
     }
 
@@ -38,15 +40,27 @@ impl Queue {
     #[must_use]
     pub fn with_threads(disk: Disk) -> Self {
         Self {
-            aio: None,
+            aio: Arc::default(),
             disk: Arc::new(disk),
+            writer: Arc::default(),
         }
+    }
+
+    /// From now on threads do what comes, so that what the kernel needs [30 ms](super::aio) to take
+    /// down is down by the time that the last of it is done.
+    pub fn ending(&self) {
+        // Those who wait for a request have it too: whoever is last drops it.
+        drop(self.aio().take());
+    }
+
+    fn aio(&self) -> MutexGuard<'_, Option<Arc<Aio>>> {
+        self.aio.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Whether every request takes a thread: the kernel does none of them by itself.
     #[must_use]
     pub fn needs_threads(&self) -> bool {
-        self.aio.is_none()
+        self.aio().is_none()
     }
 
     /// The disk itself, for calls that block.
@@ -87,11 +101,11 @@ impl Queue {
         if done == data.len() {
             return Ok(());
         }
-        self.run(move |disk| {
-            let rest = data.get(done..).unwrap_or_default();
-            disk.write(offset.saturating_add(done as u64), rest)
-        })
-        .await
+        let (offset, rest) = (offset.saturating_add(done as u64), data.slice(done..));
+        if self.disk.is_written_by_one() {
+            return self.writer.write(&self.disk, offset, rest).await;
+        }
+        self.run(move |disk| disk.write(offset, &rest)).await
     }
 
     /// Does of a request what the kernel does by itself: all, nothing, or its first bytes.
@@ -100,7 +114,9 @@ impl Queue {
             Memory::Read(buffer) => buffer,
             Memory::Write(data) => data,
         };
-        let way = self.aio.as_ref().zip(self.disk.direct_for(offset, bytes));
+        // Kept until it is done: a context does not go while it has a request.
+        let aio = self.aio().clone();
+        let way = aio.as_ref().zip(self.disk.direct_for(offset, bytes));
         let Some((aio, fd)) = way else {
             return Ok((memory, 0));
         };
@@ -129,5 +145,96 @@ impl Queue {
     ) -> io::Result<T> {
         let disk = Arc::clone(&self.disk);
         blocking(move || work(&disk)).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Disk, Queue};
+    use crate::buffer::Buffer;
+    use crate::sys::disk::Open;
+    use bytes::Bytes;
+    use futures_util::FutureExt;
+    use futures_util::future::maybe_done;
+    use std::fs::File;
+    use std::path::Path;
+
+    const PIECE: usize = 64 << 10;
+    const PIECES: u8 = 40;
+
+    fn queue(dir: &Path) -> Queue {
+        let path = dir.join("disk");
+        let file = File::create(&path).unwrap();
+        file.set_len(u64::from(PIECES) * PIECE as u64).unwrap();
+        let how = Open {
+            write: true,
+            exclusive: false,
+            direct: true,
+        };
+        Queue::new(Disk::open(&path, how).unwrap())
+    }
+
+    fn data(number: u8) -> Bytes {
+        let mut buffer = Buffer::unbudgeted(PIECE);
+        buffer.fill(number);
+        buffer.freeze()
+    }
+
+    fn offset(number: u8) -> u64 {
+        u64::from(number) * PIECE as u64
+    }
+
+    async fn holds(queue: &Queue, number: u8) {
+        let buffer = Buffer::unbudgeted(PIECE);
+        let (found, count) = queue.read(offset(number), buffer).await.unwrap();
+        assert_eq!(count, PIECE);
+        assert!(found.iter().all(|byte| *byte == number), "piece {number}");
+    }
+
+    /// On a disk with AIO, and in memory, where one thread writes.
+    async fn on_both(test: impl AsyncFn(Queue)) {
+        for place in [env!("CARGO_MANIFEST_DIR"), "/dev/shm"] {
+            let dir = tempfile::tempdir_in(Path::new(place).join("target"))
+                .or_else(|_| tempfile::tempdir_in(place))
+                .unwrap();
+            test(queue(dir.path())).await;
+        }
+    }
+
+    #[tokio::test]
+    async fn requests_are_served_while_and_after_it_ends() {
+        on_both(async |queue| {
+            let writes = (0..PIECES).map(|number| {
+                let (offset, data) = (offset(number), data(number));
+                maybe_done(queue.write(offset, data))
+            });
+            let mut writes: Vec<_> = writes.map(Box::pin).collect();
+            for write in writes.iter_mut().take(20) {
+                let _begun = write.now_or_never();
+            }
+            queue.ending();
+            for write in &mut writes {
+                write.as_mut().await;
+                write.as_mut().take_output().unwrap().unwrap();
+            }
+            for number in 0..PIECES {
+                holds(&queue, number).await;
+            }
+        })
+        .await;
+    }
+
+    #[tokio::test]
+    async fn a_request_that_nobody_waits_for_does_not_keep_others_from_being_served() {
+        on_both(async |queue| {
+            for number in 0..PIECES - 1 {
+                let mut write = Box::pin(queue.write(offset(number), data(number)));
+                let _begun = (&mut write).now_or_never();
+            }
+            let last = PIECES - 1;
+            queue.write(offset(last), data(last)).await.unwrap();
+            holds(&queue, last).await;
+        })
+        .await;
     }
 }

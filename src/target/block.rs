@@ -315,6 +315,10 @@ impl Target for BlockTarget {
         synced.map_err(|error| Error::io(format!("flush {}", self.name), error))
     }
 
+    fn ending(&self) {
+        self.queue.ending();
+    }
+
     async fn read_back(&self, offset: u64, buffer: Buffer) -> Result<Buffer> {
         let range = ByteRange::at(offset, buffer.len() as u64);
         check_bounds("read back", &self.name, range, self.capacity)?;

@@ -265,6 +265,10 @@ impl Target for FileTarget {
             .map_err(|error| self.failed("read back", offset, error))
     }
 
+    fn ending(&self) {
+        self.queue.ending();
+    }
+
     async fn finalize(&self) -> Result<()> {
         if self.end.is_some() {
             let end = self.length();

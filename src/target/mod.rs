@@ -150,6 +150,10 @@ pub trait Target: fmt::Debug + Send + Sync {
         Ok(false)
     }
 
+    /// Little is left to do and nothing comes after it: what is slow to take down may begin to be.
+    /// Requests are still served.
+    fn ending(&self) {}
+
     /// Makes the target whole under its final name, after the last flush. Called once, last.
     ///
     /// # Errors

@@ -197,7 +197,11 @@ pub async fn check_target(target: &dyn Target, size: u64) -> Verdict {
     trial.go_past_the_end(capacity).await?;
     trial.abandon().await?;
     target.flush().map_err(|e| format!("flush: {e:?}")).await?;
-    trial.compare("after the flush").await
+    trial.compare("after the flush").await?;
+    target.ending();
+    trial.fill().await?;
+    trial.change_parts().await?;
+    target.flush().map_err(|e| format!("flush: {e:?}")).await
 }
 
 /// A target under test and what it must hold.

@@ -225,6 +225,10 @@ impl<T: Target> Target for FaultyTarget<T> {
         self.inner.is_hole(range).await
     }
 
+    fn ending(&self) {
+        self.inner.ending();
+    }
+
     async fn finalize(&self) -> Result<()> {
         if self.faults.meet(Op::Finalize).await? {
             return Ok(());

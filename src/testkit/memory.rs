@@ -193,6 +193,8 @@ struct TargetState {
     /// Writes since the last flush, in order; no data means zeroes.
     volatile: Vec<(ByteRange, Option<Bytes>)>,
     calls: Vec<Call>,
+    /// How many calls came before it was told that the end is near.
+    ending: Option<usize>,
 }
 
 fn apply(store: &mut Store, range: ByteRange, data: Option<&Bytes>) {
@@ -256,6 +258,12 @@ impl MemTarget {
     #[must_use]
     pub fn calls(&self) -> Vec<Call> {
         lock(&self.shared).calls.clone()
+    }
+
+    /// How many calls came before it was first told that the end is near.
+    #[must_use]
+    pub fn ending_after(&self) -> Option<usize> {
+        lock(&self.shared).ending
     }
 
     /// All that it holds. For small disks.
@@ -329,6 +337,12 @@ impl Target for MemTarget {
         state.calls.push(Call::ReadBack(range));
         state.seen.read(offset, &mut buffer);
         Ok(buffer)
+    }
+
+    fn ending(&self) {
+        let mut state = lock(&self.shared);
+        let calls = state.calls.len();
+        state.ending.get_or_insert(calls);
     }
 
     async fn finalize(&self) -> Result<()> {

@@ -16,14 +16,23 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 const MIB: u64 = 1 << 20;
-const SIZE: u64 = 256 * MIB;
+pub(super) const SIZE: u64 = 256 * MIB;
 
 /// A disk of zeroes that answers after a while, and knows how much it was asked for at once.
 #[derive(Debug, Default)]
-struct Far {
+pub(super) struct Far {
     answers_after: Duration,
     asked: AtomicU64,
     most: AtomicU64,
+}
+
+impl Far {
+    pub(super) fn new(answers_after: Duration) -> Self {
+        Self {
+            answers_after,
+            ..Self::default()
+        }
+    }
 }
 
 #[async_trait]
@@ -56,10 +65,7 @@ impl Source for Far {
 
 /// The most bytes that a pass asks for at once.
 fn most_asked(answers_after: Duration, request_size: u32, requests: usize) -> u64 {
-    let source = Arc::new(Far {
-        answers_after,
-        ..Far::default()
-    });
+    let source = Arc::new(Far::new(answers_after));
     let setup = Setup {
         budget: Budget::new(64 << 20, 4096),
         requests,

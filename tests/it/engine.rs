@@ -94,6 +94,7 @@ pub(super) fn setup(source: Arc<dyn Source>, target: Arc<dyn Target>, done: Done
         share: None,
         size: SIZE,
         done,
+        last: true,
     }
 }
 

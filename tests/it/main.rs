@@ -12,6 +12,7 @@
 mod badinput;
 mod certificate;
 mod cli;
+mod ending;
 mod engine;
 mod delta;
 mod depth;

@@ -140,6 +140,7 @@ impl Copy<'_> {
             share: None,
             size: shape.size,
             done: Done::default(),
+            last: true,
         };
         pipeline::run(setup, feed, None, Stop::never()).await
     }
