@@ -117,10 +117,10 @@ impl Queue {
         // Kept until it is done: a context does not go while it has a request.
         let aio = self.aio().clone();
         let way = aio.as_ref().zip(self.disk.direct_for(offset, bytes));
-        let Some((aio, fd)) = way else {
+        let Some((context, fd)) = way else {
             return Ok((memory, 0));
         };
-        let told = match aio.submit(fd, offset, memory) {
+        let told = match context.submit(fd, offset, memory) {
             Ok(told) => told,
             Err(memory) => return Ok((memory, 0)),
         };
