@@ -6,20 +6,28 @@ use super::decide::Start;
 use super::doubts::Doubts;
 use super::feed::{Ahead, Feed};
 use super::ledger::{JobLedger, append};
-use super::options::{Baseline, Tuning};
+use super::options::Baseline;
 use super::untracked::Untracked;
 use crate::digest::BLOCK;
 use crate::error::{Error, Kind, Result};
 use crate::journal::Record;
 use crate::pipeline::{Known, Ledger, RequestSize, Setup, Share, run};
 use crate::plan::{Done, Sample, Shape};
-use crate::target::{Target, Untouched, Zeroing};
+use crate::target::{Untouched, Zeroing};
 use std::future::pending;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, OnceLock};
 
 /// The planner looks at this much of a disk at a time.
 const WINDOW: u64 = 1 << 30;
+
+/// Bytes of a request at first, unless the source prefers longer ones. A server that takes memory for
+/// each anew, as QEMU's do, spends twice as long on the same bytes where they come as 1 MiB: that is
+/// given back to the system each time, and comes as pages that are zeroed.
+const REQUEST_LEAST: u32 = 512 << 10;
+
+/// Bytes of the longest request.
+const REQUEST_MAX: u32 = 2 << 20;
 
 /// Changes that lie this close are read as one.
 const COALESCE: u64 = BLOCK;
@@ -168,6 +176,18 @@ impl Job<'_> {
         Some(team.join(self.context.counters.left(self.size())))
     }
 
+    /// As the user says, or adaptive within what both ends can take.
+    fn request_size(&self) -> RequestSize {
+        let max = self.target.limits().max.clamp(64 << 10, REQUEST_MAX);
+        match self.options.tuning.request_size {
+            Some(size) => RequestSize::Fixed(size),
+            None => RequestSize::Adaptive {
+                start: self.opened.source.limits().preferred.max(REQUEST_LEAST),
+                max,
+            },
+        }
+    }
+
     fn setup(&self, done: Done, known: Option<Arc<dyn Known>>) -> Setup {
         let zeroes = &self.options.zeroes;
         let untouched = self.target.untouched() == Untouched::Zero || zeroes.target_is_zero;
@@ -177,7 +197,7 @@ impl Job<'_> {
             budget: self.budget.clone(),
             counters: self.context.counters.clone(),
             requests: self.options.tuning.requests,
-            request_size: request_size(&self.options.tuning, &*self.target),
+            request_size: self.request_size(),
             grain: self.grain(),
             // What is not a whole unit of the target cannot be left out by itself.
             sparse: match zeroes.sparse {
@@ -199,17 +219,5 @@ impl Job<'_> {
             done,
             last: !self.wants_proof() && !self.wants_what_it_wrote_compared(),
         }
-    }
-}
-
-/// As the user says, or adaptive within what both ends can take.
-fn request_size(tuning: &Tuning, target: &dyn Target) -> RequestSize {
-    let max = target.limits().max.clamp(64 << 10, 2 << 20);
-    match tuning.request_size {
-        Some(size) => RequestSize::Fixed(size),
-        None => RequestSize::Adaptive {
-            start: 1 << 20,
-            max,
-        },
     }
 }

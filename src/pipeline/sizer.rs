@@ -29,6 +29,10 @@ const TRIAL_TIME: Duration = Duration::from_millis(150);
 /// Trials for which a length that was found best is left alone.
 const HOLD: u32 = 64;
 
+/// Trials for which the first length is left alone: connections, caches and buffers are still cold,
+/// and a copy that is over by then has no time to gain what a trial may cost.
+const WARM_UP: u32 = 8;
+
 /// Chooses the length of requests as a pass goes on.
 #[derive(Debug)]
 pub(super) struct Sizer {
@@ -36,8 +40,7 @@ pub(super) struct Sizer {
     max: u32,
     /// Throughput at half the size, while the double is on trial.
     before: Option<f64>,
-    /// The first trial is not judged: connections, caches and buffers are still cold.
-    cold: bool,
+    /// Trials that are not judged.
     hold: u32,
     bytes: u64,
     began: Duration,
@@ -53,8 +56,7 @@ impl Sizer {
             size: size.max(1),
             max,
             before: None,
-            cold: true,
-            hold: 0,
+            hold: WARM_UP,
             bytes: 0,
             began: Duration::ZERO,
         }
@@ -78,9 +80,7 @@ impl Sizer {
         )]
         let speed = self.bytes as f64 / time.as_secs_f64();
         (self.bytes, self.began) = (0, now);
-        if !std::mem::take(&mut self.cold) {
-            self.judge(speed);
-        }
+        self.judge(speed);
     }
 
     fn judge(&mut self, speed: f64) {
