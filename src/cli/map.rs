@@ -1,21 +1,21 @@
 //! `diskferry map`: what of a disk is data and what reads as zero.
 
+mod walk;
+
 use super::open::ImageOptions;
 use super::output::{self, Output};
-use super::scan::WINDOW;
 use super::sequence;
 use super::speed::Speed;
 use super::{Command, open, words};
 use crate::address::Address;
-use crate::error::{Error, Kind, Result};
+use crate::error::Result;
 use crate::extent::{ByteRange, Extent, ExtentKind, push_merged};
-use crate::format::{Facts, Image, To};
-use crate::source::Source;
 use crate::source::stream::{Came, Laid};
 use crate::{job, report};
 use clap::{Args, ValueEnum};
 use futures_util::stream::StreamExt;
 use std::io::{self, BufWriter, Write};
+use walk::{Look, Row, walk};
 
 /// Show what of a disk is data and what reads as zero
 #[derive(Args, Clone, Debug)]
@@ -59,142 +59,21 @@ impl Command for Map {
             in_order(laid, |extent| show(Row::of(extent))).await?;
         } else {
             let disk = open::disk(&self.source, &reading, &tuning).await?;
-            let source = disk.source.as_ref();
-            match disk.image.filter(|_| form == Form::Json) {
-                Some(image) => placed(source, image.as_ref(), show).await?,
-                None => each(source, |extent| show(Row::of(extent))).await?,
-            }
+            walk(&look(&disk, form), show).await?;
         }
         table.end(&mut out)?;
         output::write(&mut out, b"")
     }
 }
 
-/// A part of a disk, and where it is stored.
-#[derive(Clone, Debug, Eq, PartialEq)]
-struct Row {
-    extent: Extent,
-    /// Which layer of a chain has it, 0 being the top.
-    depth: usize,
-    compressed: bool,
-    /// Where in its file it begins; `None` if it is nowhere, or compressed.
-    offset: Option<u64>,
-}
-
-impl Row {
-    /// A part of a raw disk.
-    fn of(extent: Extent) -> Self {
-        Self {
-            depth: 0,
-            compressed: false,
-            offset: Some(extent.range.start),
-            extent,
-        }
+/// Whom to ask: for people, what is data is enough.
+fn look(disk: &job::Disk, form: Form) -> Look<'_> {
+    let source = disk.source.as_ref();
+    match (form, &disk.image, &disk.client) {
+        (Form::Json, Some(image), _) => Look::image(source, image.as_ref()),
+        (Form::Json, None, Some(client)) => Look::Export(source, client),
+        _ => Look::Source(source),
     }
-
-    /// Makes `next` a part of this, if it only goes on.
-    fn takes(&mut self, next: &Self) -> bool {
-        let len = self.extent.range.len();
-        let alike = Self {
-            extent: self.extent,
-            offset: self.offset.map(|offset| offset.saturating_add(len)),
-            ..*self
-        };
-        let then = Self {
-            extent: self.extent,
-            ..*next
-        };
-        let goes_on = alike == then && self.extent.kind == next.extent.kind;
-        if goes_on {
-            self.extent.range.end = next.extent.range.end;
-        }
-        goes_on
-    }
-}
-
-/// Calls `show` with every part of an image and where it is.
-async fn placed(
-    source: &dyn Source,
-    image: &dyn Image,
-    mut show: impl FnMut(Row) -> Result<()>,
-) -> Result<()> {
-    let layers = layers(&image.facts());
-    let mut open: Option<Row> = None;
-    let mut rest = ByteRange::new(0, source.size());
-    while !rest.is_empty() {
-        let (window, _) = rest.split(WINDOW);
-        let mut rows = Vec::new();
-        for extent in source.extents(window).await? {
-            rest.start = extent.range.end;
-            match extent.kind {
-                ExtentKind::Zero => rows.push(Row {
-                    offset: None,
-                    ..Row::of(extent)
-                }),
-                ExtentKind::Data => places(image, extent.range, &layers, &mut rows).await?,
-            }
-        }
-        if rest.start == window.start {
-            return Err(nothing(rest.start));
-        }
-        for row in rows {
-            if !open.as_mut().is_some_and(|last| last.takes(&row))
-                && let Some(done) = open.replace(row)
-            {
-                show(done)?;
-            }
-        }
-    }
-    open.map_or(Ok(()), show)
-}
-
-/// The files of an image and of what is under it.
-fn layers(facts: &Facts) -> Vec<String> {
-    let mut found = Vec::new();
-    let mut layer = Some(facts);
-    while let Some(facts) = layer {
-        found.push(facts.file.clone());
-        layer = facts.backing.as_deref();
-    }
-    found
-}
-
-/// Where the data in `range` are.
-async fn places(
-    image: &dyn Image,
-    range: ByteRange,
-    layers: &[String],
-    rows: &mut Vec<Row>,
-) -> Result<()> {
-    let mut rest = range;
-    while !rest.is_empty() {
-        let parts = image.map(rest).await?;
-        if parts.is_empty() {
-            return Err(nothing(rest.start));
-        }
-        for part in parts {
-            rest.start = part.range.end;
-            let (storage, compressed, offset) = match &part.to {
-                To::Zero => (None, false, None),
-                To::Raw { storage, offset } => (Some(storage), false, Some(*offset)),
-                To::Packed { run, .. } => (Some(&run.storage), true, None),
-            };
-            let name = storage.map(|storage| storage.identity().name);
-            let layer = layers.iter().position(|file| Some(file) == name.as_ref());
-            rows.push(Row {
-                extent: Extent::data(part.range),
-                depth: layer.unwrap_or(0),
-                compressed,
-                offset,
-            });
-        }
-    }
-    Ok(())
-}
-
-fn nothing(at: u64) -> Error {
-    let error = Error::new(Kind::Corrupt, "ask the source for its extents");
-    error.because("it answered with nothing").at(at)
 }
 
 /// The same of a disk that comes in order: all that is sent is data.
@@ -217,38 +96,6 @@ async fn in_order(laid: Laid, mut show: impl FnMut(Extent) -> Result<()>) -> Res
         }
     }
     found.into_iter().try_for_each(show)
-}
-
-/// Calls `show` with every extent of `source` in order; neighbours of one kind come as one.
-///
-/// One answer of the source is in memory at a time, however large and shredded the disk.
-async fn each(source: &dyn Source, mut show: impl FnMut(Extent) -> Result<()>) -> Result<()> {
-    let mut rest = ByteRange::new(0, source.size());
-    let mut open: Option<Extent> = None;
-    while !rest.is_empty() {
-        let (window, _) = rest.split(WINDOW);
-        for extent in source.extents(window).await? {
-            if extent.range.start != rest.start || extent.range.is_empty() {
-                let error = Error::new(Kind::Corrupt, "ask the source for its extents");
-                return Err(error
-                    .because(format!("it answered {} out of order", extent.range))
-                    .at(rest.start));
-            }
-            rest.start = extent.range.end;
-            match &mut open {
-                Some(last) if last.kind == extent.kind => last.range.end = extent.range.end,
-                _ => {
-                    if let Some(done) = open.replace(extent) {
-                        show(done)?;
-                    }
-                }
-            }
-        }
-        if rest.start == window.start {
-            return Err(nothing(rest.start));
-        }
-    }
-    open.map_or(Ok(()), show)
 }
 
 /// Writes extents as they come.
@@ -295,7 +142,7 @@ impl Table {
                      \"zero\": {zero}, \"data\": {}, \"compressed\": {}{}}}",
                     if self.lines > 0 { ",\n" } else { "" },
                     row.depth,
-                    !zero,
+                    row.stored,
                     row.compressed,
                     offset.unwrap_or_default(),
                 )
@@ -322,8 +169,8 @@ fn put(out: &mut dyn Write, text: &str) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Form, Row, Table, each};
-    use crate::extent::{ByteRange, Extent, ExtentKind};
+    use super::walk::{Look, walk};
+    use super::{Form, Table};
     use crate::testkit::MemSource;
     use futures_util::FutureExt;
 
@@ -331,8 +178,9 @@ mod tests {
         let mut out = Vec::new();
         let mut table = Table::new(form);
         table.begin(&mut out).unwrap();
-        let walk = each(source, |extent| table.row(&mut out, &Row::of(extent)));
-        walk.now_or_never().unwrap().unwrap();
+        let look = Look::Source(source);
+        let walked = walk(&look, |row| table.row(&mut out, &row));
+        walked.now_or_never().unwrap().unwrap();
         table.end(&mut out).unwrap();
         String::from_utf8(out).unwrap()
     }
@@ -372,22 +220,5 @@ mod tests {
             ["0x0", "0x1000", "data"]
         );
         assert_eq!(lines[3], "4.0 KiB of data, 4.0 KiB of zeroes");
-    }
-
-    #[test]
-    fn extents_cover_the_disk_and_neighbours_differ_however_the_answers_are_cut() {
-        for pieces in [1, 7, 8, 9, 100] {
-            let source = shredded(pieces);
-            let (mut at, mut last) = (0, None);
-            let walk = each(&source, |Extent { range, kind }| {
-                assert_eq!(range, ByteRange::new(at, at + 0x1000));
-                assert_ne!(last.replace(kind), Some(kind));
-                at = range.end;
-                Ok(())
-            });
-            walk.now_or_never().unwrap().unwrap();
-            assert_eq!(at, pieces * 0x2000);
-            assert_eq!(last, Some(ExtentKind::Zero));
-        }
     }
 }

@@ -46,17 +46,19 @@ impl Command for Migrate {
     async fn run(self, output: Output) -> Result<()> {
         let mut plan = Plan::read(&self.plan)?;
         plan.metrics = self.metrics.or(plan.metrics);
+        let directory = match self.state {
+            Some(directory) => directory,
+            None => store::usual_directory(&plan.vm)?,
+        };
         if self.check {
-            let preview = preview::preview(&plan).await?;
+            let record = store::load(&directory)?.filter(|_| !self.restart);
+            let begun = record.is_some_and(|record| record.has_begun());
+            let preview = preview::preview(&plan, begun).await?;
             return output::print(&match output.json() {
                 true => json_line(&preview)?,
                 false => preview.table(),
             });
         }
-        let directory = match self.state {
-            Some(directory) => directory,
-            None => store::usual_directory(&plan.vm)?,
-        };
         let options = RunOptions {
             directory,
             restart: self.restart,

@@ -10,8 +10,13 @@ use crate::job::any_source;
 use crate::job::options::Tuning;
 use crate::journal::unique_id;
 use crate::report::{bytes, seconds};
+use crate::target::block::{BlockOptions, BlockTarget};
+use crate::target::file::exists;
+use crate::target::preflight::Intent;
 use serde::Serialize;
 use std::fmt::Write;
+use std::fs;
+use std::os::unix::fs::FileTypeExt;
 use std::path::Path;
 use std::time::Duration;
 
@@ -54,11 +59,12 @@ pub struct DiskPreview {
     pub target_size: Option<u64>,
 }
 
-/// Looks at the VM and at the targets, and changes nothing.
+/// Looks at the VM and at the targets, and changes nothing. `begun`: what is on the targets may be
+/// what the migration has written until now.
 ///
 /// # Errors
 /// The VM cannot be reached, a disk is not there, or a target cannot take it.
-pub async fn preview(plan: &Plan) -> Result<Preview> {
+pub async fn preview(plan: &Plan, begun: bool) -> Result<Preview> {
     let guest = plan.guest.connect(plan, &unique_id(), None).await?;
     let facts = guest.disks().await?;
     let mut disks = Vec::new();
@@ -73,6 +79,9 @@ pub async fn preview(plan: &Plan) -> Result<Preview> {
             target: disk.target.to_string(),
             target_size: check_target(disk, fact.size).await?,
         });
+        if !begun {
+            check_may_be_written(plan, disk, fact.size).await?;
+        }
     }
     let sizes = disks.iter().map(|disk| disk.size);
     let bytes = sizes.fold(0, u64::saturating_add);
@@ -146,14 +155,39 @@ pub(super) async fn check_targets(scene: &Scene) -> Result<()> {
     });
     for (disk, size) in scene.plan.disks.iter().zip(sizes) {
         check_target(disk, size).await?;
+        check_may_be_written(&scene.plan, disk, size).await?;
     }
     Ok(())
 }
 
+/// Refuses a target that would be refused when it is opened to be written: one that is mounted or
+/// held, or holds something else that the plan does not allow to be lost.
+async fn check_may_be_written(plan: &Plan, disk: &Disk, size: u64) -> Result<()> {
+    let Address::Path(path) = &disk.target else {
+        return Ok(());
+    };
+    let checked = match fs::metadata(path).map(|found| found.file_type()) {
+        Ok(kind) if kind.is_block_device() => may_be_written(path, size, plan.overwrite).await,
+        Ok(kind) if kind.is_file() && !plan.overwrite => Err(exists(path)),
+        _ => Ok(()),
+    };
+    checked.map_err(|error| error.context(format!("target of disk {}", disk.name)))
+}
+
+/// Opens a block device as a pass would, and lets go of it.
+async fn may_be_written(path: &Path, size: u64, overwrite: bool) -> Result<()> {
+    let options = BlockOptions {
+        intent: Intent {
+            source_size: Some(size),
+            overwrite,
+            resuming: false,
+        },
+        ..BlockOptions::default()
+    };
+    BlockTarget::open(path, options).await.map(drop)
+}
+
 /// Refuses what can be seen to be no place for a disk of `size` bytes; gives the target's size.
-///
-/// What else there is to check (mounts, holders, foreign content, sectors) is checked when it is
-/// opened for writing, before byte 0.
 async fn check_target(disk: &Disk, size: u64) -> Result<Option<u64>> {
     let place = || format!("target of disk {}", disk.name);
     let refused = |what: String| Err(Error::new(Kind::Refused, what).context(place()));

@@ -152,6 +152,12 @@ pub struct Outage {
 }
 
 impl Record {
+    /// Whether a pass was begun on any disk: what is on the targets may be its.
+    #[must_use]
+    pub fn has_begun(&self) -> bool {
+        self.disks.iter().any(|disk| disk.begun > 0)
+    }
+
     /// A migration that begins now.
     #[must_use]
     pub fn new(plan: &Plan, id: String, now: u64) -> Self {

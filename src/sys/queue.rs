@@ -202,6 +202,13 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_file_in_memory_is_for_threads_however_it_is_opened() {
+        let dir = tempfile::tempdir_in("/dev/shm").unwrap();
+        let queue = queue(dir.path());
+        assert!(!queue.disk().is_direct() && queue.needs_threads());
+    }
+
+    #[tokio::test]
     async fn requests_are_served_while_and_after_it_ends() {
         on_both(async |queue| {
             let writes = (0..PIECES).map(|number| {

@@ -4,8 +4,8 @@
 //! complete and durable. It is created sparse, so what is never written reads as zeroes.
 
 use super::draft;
-pub use super::partial::partial_path;
 use super::partial::{Finish, could_not_open, open_locked, real_path, refused, replace_partial};
+pub use super::partial::{exists, partial_path};
 use super::zeroing::{Method, Zeroer};
 use super::{Target, Untouched, Zeroing};
 use crate::buffer::Buffer;
@@ -152,7 +152,7 @@ fn prepare(path: &Path, options: FileOptions) -> Result<Prepared> {
         return in_place(path, options);
     }
     if existing && !options.overwrite && !options.resuming {
-        return Err(refused(&path, "exists").hint("--overwrite to replace it"));
+        return Err(exists(&path));
     }
     let made = if options.resuming {
         open_locked(&partial, OFlags::empty())

@@ -1,5 +1,6 @@
 //! A file that grows beside its final name, and gets that name only when it is whole and durable.
 
+use super::preflight::LOSE;
 use crate::error::{Error, Kind, Result};
 use crate::sys::blocking;
 use rustix::fs::{CWD, FlockOperation, Mode, OFlags, RenameFlags};
@@ -40,7 +41,7 @@ pub(super) fn create(path: &Path, overwrite: bool) -> Result<(OwnedFd, Finish)> 
             return Err(refused(&path, "is there and is not a regular file"));
         }
         Ok(_) if !overwrite => {
-            return Err(refused(&path, "exists").hint("--overwrite to replace it"));
+            return Err(exists(&path));
         }
         Err(error) if error.kind() != io::ErrorKind::NotFound => {
             return Err(Error::io(format!("look at {shown}"), error));
@@ -89,6 +90,12 @@ pub(super) fn refused(path: &Path, why: &str) -> Error {
     Error::new(Kind::Refused, format!("{} {why}", path.display()))
 }
 
+/// What is there may not be replaced.
+#[must_use]
+pub fn exists(path: &Path) -> Error {
+    refused(path, "exists").hint(LOSE)
+}
+
 /// `path` without symbolic links; its last part need not exist.
 pub(super) fn real_path(path: &Path) -> io::Result<PathBuf> {
     match fs::canonicalize(path) {
@@ -114,9 +121,7 @@ impl Finish {
         let path = self.path.clone();
         let finished = blocking(move || self.run()).await;
         finished.map_err(|error| match error.kind() {
-            io::ErrorKind::AlreadyExists => {
-                refused(&path, "appeared during the copy").hint("--overwrite to replace it")
-            }
+            io::ErrorKind::AlreadyExists => refused(&path, "appeared during the copy").hint(LOSE),
             _ => Error::io(format!("rename to {name}"), error),
         })
     }

@@ -34,6 +34,9 @@ pub struct Intent {
     pub resuming: bool,
 }
 
+/// What to do where something is in the way.
+pub(super) const LOSE: &str = "--overwrite, or `overwrite: true` in a plan, if it may be lost";
+
 /// Says yes, or no with the reason and what to do.
 ///
 /// # Errors
@@ -63,10 +66,9 @@ pub fn decide(facts: &Facts, intent: Intent) -> Result<()> {
         ));
     }
     match facts.signature {
-        Some(found) if !intent.overwrite && !intent.resuming => advise(
-            format!("{name} holds {found}"),
-            "--overwrite if it may be lost",
-        ),
+        Some(found) if !intent.overwrite && !intent.resuming => {
+            advise(format!("{name} holds {found}"), LOSE)
+        }
         _ => Ok(()),
     }
 }

@@ -200,21 +200,29 @@ impl<'a> Site<'a> {
 
     fn why_untracked(&self, disk: &Disk, number: u32) -> String {
         let now = &disk.node;
-        let left: Vec<_> = self
-            .bitmaps()
-            .filter(|ours| ours.number == number)
-            .collect();
+        let of_point = |ours: &Ours<'_>| ours.number == number;
+        let left: Vec<_> = self.bitmaps().filter(of_point).collect();
         if let Some(old) = left.iter().find(|ours| ours.node == now) {
             return format!("its size was {} bytes and is {}", old.size, disk.size);
         }
-        let known = |node: &str| self.disks.iter().any(|disk| disk.node == node);
-        match left.iter().find(|ours| !known(ours.node)) {
-            Some(old) => format!("it was node {} and is node {now} now", old.node),
+        match self.moved(disk, number, &left) {
+            Some(old) => format!("it was node {old} and is node {now} now"),
             None => format!(
                 "node {now} has no bitmap since point {number}: QEMU was started anew, or somebody \
                  removed it"
             ),
         }
+    }
+
+    /// The node that `disk` was, if of the bitmaps that are `left` only one can be its own.
+    fn moved<'b>(&self, disk: &Disk, number: u32, left: &'b [Ours<'_>]) -> Option<&'b str> {
+        let without = |disk: &&Disk| self.bitmap(disk, number).is_none();
+        let known = |node: &str| self.disks.iter().any(|disk| disk.node == node);
+        let its_own = |ours: &&Ours<'_>| ours.size == disk.size && !known(ours.node);
+        let mut candidates = left.iter().filter(its_own);
+        let old = candidates.next()?;
+        let alone = self.disks.iter().filter(without).count() == 1;
+        (alone && candidates.next().is_none()).then_some(old.node)
     }
 
     /// Which points stand.

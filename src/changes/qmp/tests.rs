@@ -363,10 +363,7 @@ fn tracking_that_was_lost_is_never_taken_for_an_empty_list() {
         ("inconsistent", |w| bitmap(w).inconsistent = true),
         ("was stopped", |w| bitmap(w).recording = false),
         ("was node disk0 and is node snap", |w| {
-            let mut snap = w.nodes["disk0"].clone();
-            snap.bitmaps.clear();
-            w.nodes.insert("snap".to_owned(), snap);
-            w.devices[0].top = "snap".to_owned();
+            add_layer(w, 0, "snap");
         }),
     ];
     for (word, break_it) in broken {
@@ -383,6 +380,35 @@ fn tracking_that_was_lost_is_never_taken_for_an_empty_list() {
         let why = site.tracked_since(&disks[0], 1).unwrap_err();
         assert!(why.contains(word), "{word}: {why}");
         assert!(site.standing().iter().all(|point| !point.tracked));
+    }
+}
+
+/// Puts a layer on top of what a device has.
+fn add_layer(world: &mut World, device: usize, layer: &str) {
+    let device = &mut world.devices[device];
+    let mut top = world.nodes[&device.top].clone();
+    top.bitmaps.clear();
+    world.nodes.insert(layer.to_owned(), top);
+    device.top = layer.to_owned();
+}
+
+#[test]
+fn where_two_disks_moved_neither_is_said_to_have_been_the_other() {
+    let mut world = tracked();
+    add_layer(&mut world, 0, "snap0");
+    add_layer(&mut world, 1, "snap1");
+    let wanted = [DiskAt::device("root", "v0"), DiskAt::device("data", "v1")];
+    let disks = find(&world, &wanted).unwrap();
+    let tag = tag();
+    let site = Site {
+        world: &world,
+        tag: &tag,
+        disks: &disks,
+    };
+    for disk in &disks {
+        let why = site.tracked_since(disk, 1).unwrap_err();
+        let node = &disk.node;
+        assert!(why.contains(&format!("node {node} has no bitmap")), "{why}");
     }
 }
 

@@ -1,7 +1,7 @@
 //! What `map` tells of an image, byte for byte as `qemu-img map` does.
 
 use super::{at, convert, mixed_disk};
-use crate::rig::{Room, run};
+use crate::rig::{Nbdkit, Room, run};
 use serde_json::Value;
 
 /// Bytes of the disks here.
@@ -78,4 +78,44 @@ fn a_map_is_that_of_qemu_img() {
         );
         same_map(&room, format, "top");
     }
+}
+
+/// Zeroes that take space and such as do not, holes that may hold anything, and data, also where a
+/// server tells them in many parts.
+#[test]
+fn a_map_of_an_export_tells_which_zeroes_take_space() {
+    let extents = "extents=for at in 0 1 2 3; do
+        echo $((at * 1048576)) 262144
+        echo $((at * 1048576 + 262144)) 131072 zero
+        echo $((at * 1048576 + 393216)) 131072 zero
+        echo $((at * 1048576 + 524288)) 262144 hole,zero
+        echo $((at * 1048576 + 786432)) 262144 hole
+        done";
+    let server = Nbdkit::new([
+        "eval",
+        "get_size=echo 4194304",
+        "pread=head -c $3 /dev/zero",
+        "can_extents=exit 0",
+        extents,
+    ]);
+    let rows = |text: &str| -> Vec<Value> { serde_json::from_str(text).unwrap() };
+    let uri = server.uri();
+    let expected = rows(&run(
+        "qemu-img",
+        ["map", "--output=json", "-f", "raw", &uri],
+    ));
+    let room = Room::new();
+    let found = rows(
+        &room
+            .diskferry(["map", "--output", "json", &uri])
+            .ok()
+            .stdout,
+    );
+    let keys = ["start", "length", "zero", "data", "offset"];
+    let of = |rows: &[Value]| -> Vec<Vec<Value>> {
+        let row = |row: &Value| keys.map(|key| row[key].clone()).to_vec();
+        rows.iter().map(row).collect()
+    };
+    assert_eq!(found.len(), 16);
+    assert_eq!(of(&found), of(&expected));
 }

@@ -2,9 +2,10 @@
 
 use super::{Stage, until};
 use rustix::process::Signal;
-use std::fs;
+use std::fs::{self, OpenOptions};
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::os::unix::fs::FileExt;
 use std::thread::sleep;
 use std::time::Duration;
 
@@ -169,4 +170,39 @@ fn a_plan_is_checked_and_nothing_is_done() {
         .room
         .diskferry(["migrate", "--check", &plan])
         .fails(4, &["disk9"]);
+}
+
+#[test]
+fn a_target_that_holds_something_else_is_refused_before_anything_is_made() {
+    let mut stage = Stage::new(SIZE, "precopy-interval: 1h");
+    let plan = stage.plan.to_str().unwrap().to_owned();
+    let check = |stage: &Stage| stage.room.diskferry(["migrate", "--check", &plan]);
+    let device = stage.devices[1].path().to_str().unwrap().to_owned();
+    let file = stage.room.path("there");
+    fs::write(&file, "something").unwrap();
+    stage.replan(&device, file.to_str().unwrap());
+    check(&stage).fails(
+        4,
+        &["disk data", "there exists", "`overwrite: true` in a plan"],
+    );
+    stage.replan(file.to_str().unwrap(), &device);
+    let opened = OpenOptions::new().write(true).open(&device).unwrap();
+    // The magic number of an ext file system.
+    opened.write_all_at(b"\x53\xef", 0x438).unwrap();
+    opened.sync_all().unwrap();
+    let why = ["disk data", "holds an ext", "`overwrite: true` in a plan"];
+    check(&stage).fails(4, &why);
+    let told = stage.migrate().wait().exits(4).stdout;
+    assert!(why.iter().all(|word| told.contains(word)), "{told}");
+    stage.assert_clean();
+    // The migration's own bytes are no reason to refuse.
+    stage.replan("precopy-interval", "overwrite: true\nprecopy-interval");
+    let run = stage.migrate();
+    stage.until_durable(1);
+    run.signal(Signal::TERM);
+    run.wait().exits(5);
+    stage.replan("overwrite: true\n", "");
+    check(&stage).ok();
+    stage.steer("cancel").ok();
+    stage.assert_clean();
 }
