@@ -14,7 +14,7 @@ const UNRECORDED_MAX: u64 = 1 << 30;
 /// What is slow to take down takes this long.
 const TEARDOWN: Duration = Duration::from_millis(50);
 
-/// Whether what is `left` will take no longer than [`TEARDOWN`], if it goes on as what was `done` in
+/// Whether what is `left` will take no longer than 50 ms, if it goes on as what was `done` in
 /// the time that has `passed`. Both in bytes.
 #[must_use]
 pub fn ends_soon(done: u64, left: u64, passed: Duration) -> bool {
