@@ -393,15 +393,25 @@ fn add_layer(world: &mut World, device: usize, layer: &str) {
 }
 
 #[test]
-fn where_two_disks_moved_neither_is_said_to_have_been_the_other() {
-    let mut world = tracked();
-    add_layer(&mut world, 0, "snap0");
-    add_layer(&mut world, 1, "snap1");
+fn where_two_disks_lost_their_bitmaps_neither_is_said_to_have_been_the_other() {
+    let broken: [Breakage; 2] = [
+        |world| add_layer(world, 1, "snap1"),
+        |world| world.nodes.get_mut("disk1").unwrap().bitmaps.clear(),
+    ];
+    for break_it in broken {
+        let mut world = tracked();
+        add_layer(&mut world, 0, "snap0");
+        break_it(&mut world);
+        neither_was_the_other(&world);
+    }
+}
+
+fn neither_was_the_other(world: &World) {
     let wanted = [DiskAt::device("root", "v0"), DiskAt::device("data", "v1")];
-    let disks = find(&world, &wanted).unwrap();
+    let disks = find(world, &wanted).unwrap();
     let tag = tag();
     let site = Site {
-        world: &world,
+        world,
         tag: &tag,
         disks: &disks,
     };
