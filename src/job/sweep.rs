@@ -171,6 +171,12 @@ impl Job<'_> {
         })
     }
 
+    /// Whether it is read back, or a tracker that is caught may make all of it be compared.
+    fn wants_the_target_after(&self) -> bool {
+        let proof = self.wants_proof() || self.wants_what_it_wrote_compared();
+        proof || self.options.distrust_ppm > 0
+    }
+
     fn share(&self) -> Option<Share> {
         let team = self.context.shared.team.as_ref()?;
         Some(team.join(self.context.counters.left(self.size())))
@@ -217,7 +223,7 @@ impl Job<'_> {
             share: self.share(),
             size: self.size(),
             done,
-            last: !self.wants_proof() && !self.wants_what_it_wrote_compared(),
+            last: !self.wants_the_target_after(),
         }
     }
 }

@@ -11,11 +11,11 @@ const BARRIER_BYTES: u64 = 512 << 20;
 /// Nothing more is sent while this much waits: a crash never repeats more (guarantee 2).
 const UNRECORDED_MAX: u64 = 1 << 30;
 
-/// What is slow to take down takes this long.
+/// How long that takes: a context of AIO 30 ms on an idle machine.
 const TEARDOWN: Duration = Duration::from_millis(50);
 
-/// Whether what is `left` will take no longer than 50 ms, if it goes on as what was `done` in
-/// the time that has `passed`. Both in bytes.
+/// Whether what is `left` takes no longer than to take down what is slow to, if it goes on as what
+/// was `done` in the time that has `passed`. Both in bytes.
 #[must_use]
 pub fn ends_soon(done: u64, left: u64, passed: Duration) -> bool {
     let needs = u128::from(left).saturating_mul(passed.as_nanos());

@@ -326,13 +326,16 @@ impl<'a> Run<'a> {
     }
 
     fn tell_if_ending(&mut self) {
+        if self.ending {
+            return;
+        }
         let counters = &self.shared.counters;
         let dealt = counters.dealt.load(Ordering::Relaxed);
         let (done, left) = (dealt.saturating_sub(self.before), counters.left(self.size));
-        if self.ending || !ends_soon(done, left, self.began.elapsed()) {
+        self.ending = ends_soon(done, left, self.began.elapsed());
+        if !self.ending {
             return;
         }
-        self.ending = true;
         self.shared.source.ending();
         if self.last {
             self.shared.target.ending();

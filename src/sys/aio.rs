@@ -237,12 +237,10 @@ impl Drop for Aio {
         if let Some(reaper) = lock(&self.reaper).take() {
             reaper.abort();
         }
-        let idle = |context: &Context| context.pending().is_empty();
-        // What is still written must end before the disk can be opened and written anew.
-        let Some(context) = self.context.take_if(|context| idle(context)) else {
-            return;
-        };
-        if let Ok(runtime) = Handle::try_current() {
+        // What is still written must end before the disk can be opened and written anew: only an
+        // idle context is left to a thread.
+        let idle = self.context.take_if(|it| it.pending().is_empty());
+        if let (Some(context), Ok(runtime)) = (idle, Handle::try_current()) {
             runtime.spawn_blocking(move || drop(context));
         }
     }

@@ -46,8 +46,8 @@ impl Queue {
         }
     }
 
-    /// From now on threads do what comes, so that what the kernel needs 30 ms to take
-    /// down is down by the time that the last of it is done.
+    /// From now on threads do what comes, so that what the kernel needs 30 ms to take down is down
+    /// by the time that the last of it is done.
     pub fn ending(&self) {
         // Those who wait for a request have it too: whoever is last drops it.
         drop(self.aio().take());

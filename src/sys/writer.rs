@@ -58,8 +58,10 @@ impl Writer {
     /// Blocks until nothing waits.
     fn work(&self, disk: &Disk) {
         while let Some(write) = self.next() {
-            // Whoever waited may be gone.
-            let _ = write.tell.send(disk.write(write.offset, &write.data));
+            // Whoever gave up may write the same bytes anew: what was not begun must not come later.
+            if !write.tell.is_closed() {
+                let _ = write.tell.send(disk.write(write.offset, &write.data));
+            }
         }
     }
 
@@ -72,5 +74,40 @@ impl Writer {
 
     fn line(&self) -> MutexGuard<'_, Line> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Disk, Write, Writer};
+    use crate::sys::disk::Open;
+    use bytes::Bytes;
+    use std::fs;
+    use tokio::sync::oneshot;
+
+    #[test]
+    fn what_nobody_waits_for_any_more_is_not_begun() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let how = Open {
+            write: true,
+            exclusive: false,
+            direct: false,
+        };
+        let disk = Disk::open(file.path(), how).unwrap();
+        let writer = Writer::default();
+        let join = |offset, data: &'static [u8]| {
+            let (tell, told) = oneshot::channel();
+            let data = Bytes::from_static(data);
+            let first = writer.join(Write { offset, data, tell });
+            (first, told)
+        };
+        let (first, mut kept) = join(0, b"kept");
+        let (second, given_up) = join(0, b"late");
+        assert_eq!((first, second), (true, false));
+        drop(given_up);
+        writer.work(&disk);
+        assert!(kept.try_recv().unwrap().is_ok());
+        assert_eq!(fs::read(file.path()).unwrap(), b"kept");
+        assert!(join(4, b"more").0, "a thread is needed anew");
     }
 }

@@ -201,7 +201,10 @@ pub async fn check_target(target: &dyn Target, size: u64) -> Verdict {
     target.ending();
     trial.fill().await?;
     trial.change_parts().await?;
-    target.flush().map_err(|e| format!("flush: {e:?}")).await
+    target.flush().map_err(|e| format!("flush: {e:?}")).await?;
+    trial
+        .compare("after it was told that the end is near")
+        .await
 }
 
 /// A target under test and what it must hold.
