@@ -24,6 +24,9 @@ use url::{Host, Url};
 /// Servers that send us on before it counts as endless.
 const REDIRECTS: usize = 10;
 
+/// A connection takes no longer than this to come about, however long a server may say nothing.
+const CONNECTING: Duration = Duration::from_secs(30);
+
 /// Idle connections to one server that are kept.
 const KEPT: usize = 16;
 
@@ -158,7 +161,7 @@ impl Client {
                 done => return done,
             }
         }
-        let sender = server.connector.connect().await?.sender;
+        let sender = server.connector.connect(self.connecting()).await?.sender;
         let request = self.request(&server, method, url, headers)?;
         self.exchange(&server, sender, request).await
     }
@@ -182,6 +185,10 @@ impl Client {
         let what = format!("{} leads from one address to the next", shown(url));
         let why = format!("more than {REDIRECTS} redirects");
         Err(Error::new(Kind::Io, what).because(why))
+    }
+
+    fn connecting(&self) -> Duration {
+        self.shared.manners.patience.min(CONNECTING)
     }
 
     fn server(&self, origin: Origin) -> Result<Arc<Server>> {

@@ -23,9 +23,6 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
-/// How long a connection may take to come about, TLS and proxy included.
-const CONNECTING: Duration = Duration::from_secs(30);
-
 /// Sends one request after the other over a connection.
 pub type Sender = SendRequest<Full<Bytes>>;
 
@@ -118,14 +115,14 @@ impl Connector {
         self.proxy.as_ref().filter(|_| self.tls.is_none())
     }
 
-    /// Makes a connection.
+    /// Makes a connection, TLS and proxy included, within `patience`.
     ///
     /// # Errors
     /// The server cannot be reached or takes too long, or its certificate is not believed
     /// (`Refused`).
-    pub async fn connect(&self) -> Result<Connected> {
+    pub async fn connect(&self, patience: Duration) -> Result<Connected> {
         let authority = self.origin.authority();
-        within(CONNECTING, "a connection", &authority, async {
+        within(patience, "a connection", &authority, async {
             let stream = self.stream().await?;
             let Some((tls, name)) = &self.tls else {
                 let sender = self.speak(stream).await?;

@@ -63,6 +63,7 @@ pub(super) fn server(wanted: &VmDisk) -> Result<Server> {
         user: wanted.user.clone(),
         password: Place::Environment(PASSWORD.to_owned()),
         trust,
+        limits: wanted.limits,
     })
 }
 

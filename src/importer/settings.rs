@@ -8,6 +8,7 @@ use super::flags::Flags;
 use super::image::{Image, Store};
 use super::quantity;
 use crate::authority;
+use crate::vsphere::limits::TimeLimits;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -74,6 +75,8 @@ pub(super) struct VmDisk {
     pub(super) is_final: bool,
     /// PEM files of authorities.
     pub(super) certificates: Option<PathBuf>,
+    /// How long the vCenter may take to answer.
+    pub(super) limits: TimeLimits,
 }
 
 /// Which part of the disk.
@@ -175,6 +178,7 @@ impl VmDisk {
                 .get("IMPORTER_CERT_DIR")
                 .filter(|path| !path.is_empty())
                 .map(PathBuf::from),
+            limits: optional(env, "DISKFERRY_TIMEOUT", TimeLimits::parse)?.unwrap_or_default(),
         })
     }
 }

@@ -80,13 +80,9 @@ impl Import<'_> {
     async fn all(&self, stop: Stop) -> Result<Message, (&'static str, Error)> {
         let connecting = |error| (CONNECTING, error);
         let place = Place::find(self.settings, self.root).map_err(connecting)?;
-        let mut stopped = stop.clone();
-        let found = tokio::select! {
-            found = patiently(self.settings.retry, stop.clone(), || find(self.disk)) => found,
-            // The session that is given up here logs out as it is dropped.
-            () = stopped.requested() => Err(Error::new(Kind::Interrupted, "stopped by a signal")),
-        };
-        let found = found.map_err(connecting)?;
+        // The session that is given up here logs out as it is dropped.
+        let found = patiently(self.settings.retry, stop.clone(), || find(self.disk));
+        let found = stop.clone().interrupts(found).await.map_err(connecting)?;
         log(&format!("Data transfer size: {}", found.size));
         self.gauge.size(found.size);
         let copying = |error| (COPYING, error);
@@ -247,6 +243,7 @@ impl Import<'_> {
                 "transports",
                 found.snapshot.as_ref().map(|_| TRANSPORTS.to_owned()),
             ),
+            ("timeout", Some(self.disk.limits.seconds().to_string())),
             ("password-env", Some(PASSWORD.to_owned())),
         ];
         let encoded = |text: &str| utf8_percent_encode(text, NON_ALPHANUMERIC).to_string();

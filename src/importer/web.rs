@@ -95,14 +95,13 @@ impl Import<'_> {
             return self.archive(stop).await;
         }
         let place = Place::find(self.settings, self.root).map_err(connecting)?;
-        let endpoint = self
-            .endpoint()
-            .await
-            .map_err(|error| (doing.clone(), error))?;
+        let endpoint = stop.clone().interrupts(self.endpoint()).await;
+        let endpoint = endpoint.map_err(|error| (doing.clone(), error))?;
         let options = self.options(&endpoint, &place).map_err(connecting)?;
         let size = patiently(self.settings.retry, stop.clone(), || self.look(&options));
+        let size = stop.clone().interrupts(size).await;
         let mut options = options.clone();
-        match size.await {
+        match size {
             Ok(size) => {
                 log(&format!("Data transfer size: {size}"));
                 self.gauge.size(size);
@@ -154,11 +153,13 @@ impl Import<'_> {
             let what = "an archive of files needs a volume with a file system";
             return Err(connecting(Error::new(Kind::Refused, what)));
         }
-        let endpoint = self.endpoint().await.map_err(connecting)?;
+        let endpoint = stop.clone().interrupts(self.endpoint()).await;
+        let endpoint = endpoint.map_err(connecting)?;
         let options = self.options(&endpoint, &place).map_err(connecting)?;
         let counters = &self.gauge.counters;
         let stream = || job::unpacked(&options, counters.retries.clone());
-        let stream = patiently(self.settings.retry, stop.clone(), stream).await;
+        let stream = patiently(self.settings.retry, stop.clone(), stream);
+        let stream = stop.clone().interrupts(stream).await;
         let into = place.path.parent().unwrap_or(Path::new("/"));
         let unpacked = archive::unpack(stream.map_err(connecting)?, into, counters, stop);
         unpacked

@@ -26,11 +26,17 @@ pub(super) async fn attempt(
 ) -> Result<Outcome> {
     let began = Instant::now();
     check_image_target(options)?;
-    if let Some(incoming) = coming(options, &context).await? {
+    let stop = context.stop.clone();
+    if let Some(incoming) = stop.interrupts(coming(options, &context)).await? {
         // For good, whatever failed: what was read is gone, and the rest is not the disk.
         return forward(incoming, options, context).await.map_err(for_good);
     }
-    let opened = opened(options, &context).await?;
+    // A server that takes connections and says nothing must not hold up an end that is asked for.
+    let opened = context
+        .stop
+        .clone()
+        .interrupts(opened(options, &context))
+        .await?;
     let found = open::find_target(&options.target, opened.source.size())?;
     // An image gets its header last: one that was cut short cannot be continued.
     let place = match options.making.format {

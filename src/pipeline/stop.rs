@@ -1,5 +1,6 @@
 //! A signal asks for an orderly end.
 
+use crate::error::{Error, Kind, Result};
 use tokio::sync::watch;
 
 /// Asks everything that holds a [`Stop`] of it to end.
@@ -35,6 +36,18 @@ impl Stop {
     pub async fn requested(&mut self) {
         if self.0.wait_for(|stop| *stop).await.is_err() {
             std::future::pending::<()>().await;
+        }
+    }
+
+    /// What `work` comes to, unless an end is asked for first: then it is given up where it is.
+    ///
+    /// # Errors
+    /// Those of the work; `Interrupted` if an end is asked for.
+    pub async fn interrupts<T>(mut self, work: impl Future<Output = Result<T>>) -> Result<T> {
+        tokio::select! {
+            biased;
+            () = self.requested() => Err(Error::new(Kind::Interrupted, "stopped by a signal")),
+            done = work => done,
         }
     }
 

@@ -1,13 +1,14 @@
-//! One POST over HTTP/1.1 and TLS: time limits, an answer of bounded size.
+//! One POST over HTTP/1.1 and TLS: an answer of bounded size.
 //!
-//! Connections are kept and used again, one request at a time each. Nothing is retried here: only
-//! the caller knows what may be done twice.
+//! Connections are kept and used again, one request at a time each. Nothing is retried here, and only
+//! connecting has a time limit: the caller knows what may be done twice, and how long all of it may
+//! take.
 
 use super::locator::Server;
 use crate::error::{Error, Kind, Result};
+use crate::http::AGENT;
 use crate::http::connect::{Connector, Origin, Sender};
 use crate::http::trust::Thumbprint;
-use crate::http::{AGENT, within};
 use crate::secret::Secret;
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full, Limited};
@@ -47,6 +48,8 @@ pub(super) struct Http {
     /// `HOST:PORT`.
     authority: String,
     connector: Connector,
+    /// How long a connection may take to come about.
+    connecting: Duration,
     idle: Mutex<Vec<Sender>>,
     /// Of the certificate that was believed last.
     shown: Mutex<Option<Thumbprint>>,
@@ -71,6 +74,7 @@ impl Http {
         };
         Ok(Self {
             connector: Connector::new(origin, &server.trust, COMPARE)?,
+            connecting: server.limits.connection(),
             idle: Mutex::default(),
             shown: Mutex::default(),
             authority: server.authority(),
@@ -82,6 +86,7 @@ impl Http {
         Self {
             authority: self.authority.clone(),
             connector: self.connector.clone(),
+            connecting: self.connecting,
             idle: Mutex::default(),
             shown: Mutex::default(),
         }
@@ -98,31 +103,20 @@ impl Http {
         shown.unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Sends `body` and reads the answer, within `patience`.
+    /// Sends `body` and reads the answer, however long that takes. Given up, its connection ends.
     ///
     /// # Errors
-    /// The server cannot be reached, is not trusted (`Refused`), takes too long, or answers what
-    /// is not HTTP or far too large.
-    pub(super) async fn post(
-        &self,
-        body: Bytes,
-        cookie: Option<&Secret>,
-        patience: Duration,
-    ) -> Result<Answer> {
+    /// The server cannot be reached, is not trusted (`Refused`), or answers what is not HTTP or far
+    /// too large.
+    pub(super) async fn post(&self, body: Bytes, cookie: Option<&Secret>) -> Result<Answer> {
         let mut sender = match self.reuse() {
             Some(sender) => sender,
             None => self.connect().await?,
         };
         let request = self.request(body, cookie)?;
-        let exchange = async {
-            let response = sender.send_request(request).await;
-            read(
-                response.map_err(|error| self.connector.failed(error))?,
-                &self.authority,
-            )
-            .await
-        };
-        let answer = within(patience, "an answer", &self.authority, exchange).await?;
+        let response = sender.send_request(request).await;
+        let response = response.map_err(|error| self.connector.failed(error))?;
+        let answer = read(response, &self.authority).await?;
         if !sender.is_closed() {
             let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
             if idle.len() < KEPT {
@@ -159,7 +153,7 @@ impl Http {
     }
 
     async fn connect(&self) -> Result<Sender> {
-        let connected = self.connector.connect().await?;
+        let connected = self.connector.connect(self.connecting).await?;
         *self.shown.lock().unwrap_or_else(PoisonError::into_inner) = connected
             .certificate
             .map(|certificate| Thumbprint::sha1_of(&certificate));

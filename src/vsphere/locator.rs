@@ -10,11 +10,13 @@
 //! thumbprint=HEX   the certificate's SHA-1 or SHA-256, instead of an authority
 //! cacert=FILE      the authority, instead of the system's
 //! password-file=FILE, password-fd=N, password-env=NAME    where the password is
+//! timeout=SECONDS  how long an answer may take, instead of 120
 //! ```
 //!
 //! A user such as `administrator@vsphere.local` may stand bare: the last `@` divides. A password
 //! is refused here: addresses are seen by every user of the machine.
 
+use super::limits::TimeLimits;
 use crate::authority;
 use crate::error::{Error, Kind, Result};
 use crate::http::trust::{Thumbprint, Trust};
@@ -60,6 +62,8 @@ pub struct Server {
     pub password: Place,
     /// Whose certificate is believed.
     pub trust: Trust,
+    /// How long calls may take.
+    pub limits: TimeLimits,
 }
 
 impl Server {
@@ -133,6 +137,7 @@ impl FromStr for Locator {
             user,
             password: Place::default(),
             trust: Trust::System,
+            limits: TimeLimits::default(),
         };
         for pair in query.split('&').filter(|pair| !pair.is_empty()) {
             let pair = pair.split_once('=');
@@ -163,6 +168,12 @@ fn parameter(server: &mut Server, key: &str, value: &str) -> Result<()> {
             })?;
             server.password = Place::Descriptor(number);
         }
+        "timeout" => {
+            server.limits = TimeLimits::parse(value).ok_or_else(|| {
+                let what = format!("timeout={value} is no number of seconds from 1 to 3600");
+                Error::new(Kind::Usage, what)
+            })?;
+        }
         "password" => {
             let what = "a password stands in an address";
             return Err(Error::new(Kind::Usage, what).hint(OTHER_PLACES));
@@ -170,7 +181,7 @@ fn parameter(server: &mut Server, key: &str, value: &str) -> Result<()> {
         _ => {
             let what = format!("unknown key {key:?} in the address of a VM");
             return Err(Error::new(Kind::Usage, what).hint(
-                "there are thumbprint, cacert, password-file, password-fd and password-env",
+                "there are thumbprint, cacert, password-file, password-fd, password-env and timeout",
             ));
         }
     }
@@ -212,6 +223,7 @@ impl fmt::Display for Locator {
             user,
             password,
             trust,
+            limits,
         } = &self.server;
         write!(f, "{SCHEME}{}@", utf8_percent_encode(user, USER))?;
         let port = Some(*port).filter(|port| *port != HTTPS);
@@ -231,7 +243,9 @@ impl fmt::Display for Locator {
             Place::Descriptor(number) => Some(("password-fd", number.to_string())),
         };
         let mut mark = '?';
-        for (key, value) in trust.into_iter().chain(password) {
+        let limits = Some(*limits).filter(|limits| *limits != TimeLimits::default());
+        let limits = limits.map(|limits| ("timeout", limits.seconds().to_string()));
+        for (key, value) in trust.into_iter().chain(password).chain(limits) {
             write!(f, "{mark}{key}={}", utf8_percent_encode(&value, RESERVED))?;
             mark = '&';
         }
@@ -263,6 +277,7 @@ mod tests {
         for text in [
             "vsphere://root@[fe80::1]:8989/moref=vm-42",
             "vsphere://u@h/x?password-env=VC",
+            "vsphere://u@h/x?timeout=7",
             "vsphere://u@h/uuid=4210ffff-0000-1111-2222-333344445555?password-fd=7",
             "vsphere://a%2Fb@h/DC/vm/n%25?cacert=/ca.pem&password-file=/run/a%20b",
             "vsphere://u@h/x?thumbprint=00:11:22:33:44:55:66:77:88:99:AA:BB:CC:DD:EE:FF:00:11:22:33",
@@ -307,6 +322,7 @@ mod tests {
             "vsphere://u@h/vm?thumbprint=00",
             "vsphere://u@h/%ff",
             "vsphere://u@h/vm?password-fd=x",
+            "vsphere://u@h/vm?timeout=0",
             "vsphere://u@h/a%0ab",
         ] {
             assert_eq!(

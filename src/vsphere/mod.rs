@@ -2,7 +2,8 @@
 //!
 //! ```text
 //!  locator.rs    vsphere://USER@HOST/VM, as a user writes it                 pure
-//!  http.rs       one POST: time limits, bounded answers
+//!  limits.rs     how long calls may take                                     pure
+//!  http.rs       one POST: bounded answers
 //!  soap/         requests to text, text to values and typed faults           pure
 //!  session.rs    logged in, kept alive, logged in again once, logged out always
 //!  objects.rs    properties of an object, and tasks waited for
@@ -23,6 +24,7 @@ pub mod changes;
 pub mod disk;
 mod http;
 pub mod inventory;
+pub mod limits;
 pub mod locator;
 pub mod objects;
 pub mod power;

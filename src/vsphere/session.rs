@@ -5,6 +5,7 @@
 //! all the same, whoever notices logs in again, once for all who notice, and repeats its call.
 
 use super::http::Http;
+use super::limits::{TimeLimits, Wait};
 use super::locator::Server;
 use super::soap::Moref;
 use super::soap::answer::{self, Answer};
@@ -16,8 +17,9 @@ use crate::error::{Error, Kind, Result};
 use crate::http::trust::Thumbprint;
 use crate::secret::Secret;
 use hyper::StatusCode;
+use std::collections::BTreeSet;
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::thread;
 use std::time::Duration;
 use tokio::runtime::Builder;
@@ -33,8 +35,9 @@ const SENDS: u32 = 5;
 /// Time before the second of them; doubled each time.
 const FIRST_DELAY: Duration = Duration::from_millis(250);
 
-/// How long the last, unorderly logout may hold up the end of the program.
-const LAST_LOGOUT: Duration = Duration::from_secs(5);
+/// Servers that did not answer the last, unorderly logout of some session. Who has several sessions
+/// there waits for the first one only.
+static SILENT: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
 
 /// What a server is, and where its managers are.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -85,6 +88,7 @@ pub struct Session {
 
 struct Shared {
     http: Http,
+    limits: TimeLimits,
     user: String,
     password: Secret,
     service: Service,
@@ -125,7 +129,8 @@ impl Session {
     pub async fn open_used(server: &Server, password: Secret, every: Duration) -> Result<Self> {
         let http = Http::new(server)?;
         let request = calls::retrieve_service_content();
-        let values = match send(&http, &request, None).await?.0 {
+        let answer = in_time(&http, server.limits, &request, send(&http, &request, None));
+        let values = match answer.await?.0 {
             Answer::Done(values) => values,
             Answer::Fault(fault) => return Err(fault.into_error(doing(&http, &request))),
         };
@@ -136,6 +141,7 @@ impl Session {
         tracing::debug!(server = http.authority(), service = service.full_name);
         let shared = Arc::new(Shared {
             http,
+            limits: server.limits,
             user: server.user.clone(),
             password,
             service,
@@ -188,16 +194,29 @@ impl Drop for Session {
         };
         let http = self.shared.http.detached();
         let request = calls::logout(&self.shared.service.session_manager);
+        let limit = self.shared.limits.of(Wait::Logout);
+        let is_silent = silent().contains(http.authority());
         let last = move || {
-            let runtime = Builder::new_current_thread().enable_all().build();
-            if let Ok(runtime) = runtime {
-                let logout = http.post(request.bytes(), Some(&cookie), LAST_LOGOUT);
-                let _ = runtime.block_on(async { timeout(LAST_LOGOUT, logout).await });
+            let Ok(runtime) = Builder::new_current_thread().enable_all().build() else {
+                return;
+            };
+            let logout = async { timeout(limit, http.post(request.bytes(), Some(&cookie))).await };
+            if runtime.block_on(logout).is_err() {
+                silent().insert(http.authority().to_owned());
             }
+            // A name that is still looked up must not be waited for.
+            runtime.shutdown_background();
         };
         // It cannot be told to anybody any more if this fails; the server ends the session later.
-        let _ = thread::spawn(last).join();
+        let last = thread::spawn(last);
+        if !is_silent {
+            let _ = last.join();
+        }
     }
+}
+
+fn silent() -> MutexGuard<'static, BTreeSet<String>> {
+    SILENT.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Shared {
@@ -231,8 +250,14 @@ impl Shared {
         }
     }
 
-    /// Sends a call; again after a moment if it got lost and may be sent again.
+    /// Sends a call; again after a moment if it got lost and may be sent again. All of that takes no
+    /// longer than the call may.
     async fn send(&self, request: &Request, ticket: &Ticket) -> Result<Answer> {
+        let sends = self.tries(request, ticket);
+        in_time(&self.http, self.limits, request, sends).await
+    }
+
+    async fn tries(&self, request: &Request, ticket: &Ticket) -> Result<Answer> {
         let mut delay = FIRST_DELAY;
         let mut sends = 1u32;
         loop {
@@ -267,7 +292,8 @@ impl Shared {
             fault.into_error(what)
         };
         // Without the old cookie: who has a session is refused another.
-        let cookie = match send(&self.http, &request, None).await? {
+        let answer = send(&self.http, &request, None);
+        let cookie = match in_time(&self.http, self.limits, &request, answer).await? {
             (Answer::Done(_), cookie) => cookie,
             (Answer::Fault(fault), _) => return Err(failed(fault)),
         };
@@ -284,14 +310,24 @@ impl Shared {
     }
 
     async fn log_out(&self) {
-        let _entrance = self.entrance.lock().await;
-        let Some(cookie) = self.take_cookie() else {
-            return;
-        };
         let request = calls::logout(&self.service.session_manager);
-        match send(&self.http, &request, Some(&cookie)).await {
-            Ok(_) => tracing::debug!("logged out of {}", self.http.authority()),
-            Err(error) => tracing::debug!("log out: {}", error.line()),
+        let logout = async {
+            // Also for this there is no more time: somebody may wait in here for a login.
+            let _entrance = self.entrance.lock().await;
+            let Some(cookie) = self.ticket().cookie else {
+                return Ok(());
+            };
+            let answer = send(&self.http, &request, Some(&cookie)).await;
+            // Only now: whoever is given up in between still has what it takes to log out.
+            self.take_cookie();
+            answer.map(drop)
+        };
+        match in_time(&self.http, self.limits, &request, logout).await {
+            Ok(()) => tracing::debug!("logged out of {}", self.http.authority()),
+            Err(error) => {
+                self.take_cookie();
+                tracing::debug!("log out: {}", error.line());
+            }
         }
     }
 }
@@ -312,15 +348,29 @@ async fn keep_alive(session: Weak<Shared>, every: Duration) {
     }
 }
 
+/// `doing`, unless it takes longer than the call may.
+async fn in_time<T>(
+    http: &Http,
+    limits: TimeLimits,
+    request: &Request,
+    doing: impl Future<Output = Result<T>>,
+) -> Result<T> {
+    let limit = limits.of(request.wait());
+    timeout(limit, doing).await.unwrap_or_else(|_| {
+        let (authority, seconds) = (http.authority(), limit.as_secs());
+        let why = format!("{authority} did not answer within {seconds} s");
+        Err(Error::new(Kind::Transient, format!("{request:?}")).because(why))
+    })
+}
+
 /// One exchange: an answer or a fault, and the cookie that came with it.
 async fn send(
     http: &Http,
     request: &Request,
     cookie: Option<&Secret>,
 ) -> Result<(Answer, Option<Secret>)> {
-    let reply = http
-        .post(request.bytes(), cookie, request.patience())
-        .await?;
+    let reply = http.post(request.bytes(), cookie).await;
+    let reply = reply.map_err(|error| error.context(format!("{request:?}")))?;
     let kind = match reply.status {
         StatusCode::OK | StatusCode::INTERNAL_SERVER_ERROR => {
             let parsed = answer::parse(request.method(), &reply.body);

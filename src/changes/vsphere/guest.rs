@@ -14,6 +14,7 @@ use crate::secret::Place;
 use crate::source::vddk::VddkAddress;
 use crate::vsphere::disk::{self, Disk};
 use crate::vsphere::inventory::{Facts, Machine, Power};
+use crate::vsphere::limits::TimeLimits;
 use crate::vsphere::locator::Locator;
 use crate::vsphere::session::Session;
 use crate::vsphere::snapshots::{Made, Patience, Quiescing};
@@ -254,6 +255,9 @@ impl VsphereGuest {
             Place::File(path) => ("password-file", path.display().to_string()),
             Place::Descriptor(number) => ("password-fd", number.to_string()),
         });
+        if server.limits != TimeLimits::default() {
+            keys.push(("timeout", server.limits.seconds().to_string()));
+        }
         let further = self.options.reading.iter();
         keys.extend(further.map(|(key, value)| (&**key, value.clone())));
         let keys = keys

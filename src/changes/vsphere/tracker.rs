@@ -9,6 +9,7 @@ use crate::source::vddk::VddkAddress;
 use crate::vsphere::changes::{Areas, ChangeId, Known, Query, query};
 use crate::vsphere::disk;
 use crate::vsphere::inventory::Machine;
+use crate::vsphere::limits::TimeLimits;
 use crate::vsphere::locator::{Server, Wanted};
 use crate::vsphere::session::Session;
 use crate::vsphere::soap::Moref;
@@ -46,6 +47,7 @@ impl Cbt {
                 Some(thumbprint) => Trust::Pinned(thumbprint.parse()?),
                 None => Trust::System,
             },
+            limits: limits(address)?,
         };
         let session = Arc::new(Session::open(&server).await?);
         let vm = Wanted::Moref(address.vm.clone());
@@ -88,6 +90,16 @@ impl Cbt {
             query,
         }
     }
+}
+
+fn limits(address: &VddkAddress) -> Result<TimeLimits> {
+    let Some(seconds) = address.timeout else {
+        return Ok(TimeLimits::default());
+    };
+    TimeLimits::of_seconds(seconds).ok_or_else(|| {
+        let what = format!("timeout={seconds} is not from 1 to 3600 seconds");
+        Error::new(Kind::Usage, what)
+    })
 }
 
 /// A list that the host cannot tell is no failure of the way to it: who can, goes on without.

@@ -10,6 +10,7 @@
 //! config=FILE           VDDK's own settings        transports=LIST   such as nbdssl:nbd
 //! compression=zlib|fastlz|skipz                    unbuffered=true
 //! sessions=N            NFC sessions at once, 1 to 16
+//! timeout=SECONDS       how long an answer of the vCenter may take, where it is asked, too
 //! nbdkit=FILE, plugin=FILE    the server and its vddk plugin, if not those of the system
 //! ```
 //!
@@ -60,6 +61,8 @@ pub struct VddkAddress {
     pub unbuffered: bool,
     /// NFC sessions at once.
     pub sessions: Option<usize>,
+    /// Seconds that an answer of the vCenter may take, if that was said. VDDK has limits of its own.
+    pub timeout: Option<u64>,
     /// The server.
     pub nbdkit: PathBuf,
     /// Its plugin, by name or by file.
@@ -85,6 +88,7 @@ impl VddkAddress {
             compression: None,
             unbuffered: false,
             sessions: None,
+            timeout: None,
             nbdkit: PathBuf::from("nbdkit"),
             plugin: PathBuf::from("vddk"),
         }
@@ -126,6 +130,7 @@ impl VddkAddress {
             }
             "unbuffered" => self.unbuffered = one_of(key, value, &["true", "false"])? == "true",
             "sessions" => self.sessions = Some(sessions(number(key, &value)?)?),
+            "timeout" => self.timeout = Some(number(key, &value)?),
             "nbdkit" => self.nbdkit = value.into(),
             "plugin" => self.plugin = value.into(),
             "password" => {

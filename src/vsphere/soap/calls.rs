@@ -3,10 +3,7 @@
 use super::Moref;
 use super::request::Request;
 use crate::secret::Secret;
-use std::time::Duration;
-
-/// How long a host may think about the changes of a disk: it reads the whole change file.
-const LONG: Duration = Duration::from_secs(600);
+use crate::vsphere::limits::Wait;
 
 /// What every server has under this name.
 #[must_use]
@@ -31,7 +28,7 @@ pub fn login(manager: &Moref, user: &str, password: &Secret) -> Request {
 /// Ends the session.
 #[must_use]
 pub fn logout(manager: &Moref) -> Request {
-    Request::new("Logout", manager).patient(Duration::from_secs(5))
+    Request::new("Logout", manager).within(Wait::Logout)
 }
 
 /// The server's clock: the smallest call that counts as activity.
@@ -137,7 +134,7 @@ pub fn query_changed_disk_areas(
         .value("startOffset", start)
         .value("changeId", id)
         .repeatable()
-        .patient(LONG)
+        .within(Wait::Changes)
 }
 
 /// Asks the guest to shut down; returns before it has.

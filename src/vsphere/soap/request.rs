@@ -2,10 +2,10 @@
 
 use super::Moref;
 use crate::secret::Secret;
+use crate::vsphere::limits::Wait;
 use bytes::Bytes;
 use quick_xml::escape::escape;
 use std::fmt;
-use std::time::Duration;
 use zeroize::Zeroizing;
 
 const BEGIN: &str = "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\
@@ -13,16 +13,13 @@ const BEGIN: &str = "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\
     xmlns:xsi=\"http://www.w3.org/2001/XMLSchema-instance\"><soapenv:Body>";
 const END: &str = "</soapenv:Body></soapenv:Envelope>";
 
-/// How long an answer to most calls may take.
-const PATIENCE: Duration = Duration::from_secs(120);
-
 /// A call that is ready to be sent, and what is known about it.
 #[derive(Clone)]
 pub struct Request {
     method: &'static str,
     on: Moref,
     text: Zeroizing<String>,
-    patience: Duration,
+    wait: Wait,
     repeatable: bool,
 }
 
@@ -34,7 +31,7 @@ impl Request {
             method,
             on: on.clone(),
             text: Zeroizing::new(format!("{BEGIN}<{method} xmlns=\"urn:vim25\">")),
-            patience: PATIENCE,
+            wait: Wait::Answer,
             repeatable: false,
         };
         request.push_reference("_this", on);
@@ -48,10 +45,10 @@ impl Request {
         self
     }
 
-    /// Sets how long its answer may take.
+    /// Sets how long it may take, if not as long as most calls.
     #[must_use]
-    pub fn patient(mut self, patience: Duration) -> Self {
-        self.patience = patience;
+    pub fn within(mut self, wait: Wait) -> Self {
+        self.wait = wait;
         self
     }
 
@@ -119,10 +116,10 @@ impl Request {
         self.method
     }
 
-    /// How long its answer may take.
+    /// How long it may take.
     #[must_use]
-    pub fn patience(&self) -> Duration {
-        self.patience
+    pub fn wait(&self) -> Wait {
+        self.wait
     }
 
     /// Whether it may be sent again when nobody knows whether it arrived.

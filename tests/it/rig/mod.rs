@@ -10,6 +10,7 @@
 //!              writes, machine.rs and initramfs.rs are how it boots
 //!  nvme.rs     a host with an NVMe/TCP namespace, in a virtual machine, and the program run there
 //!  vmware.rs   a vCenter with changed block tracking, and VDDK behind nbdkit's plugin
+//!  slow.rs     a vCenter that is slow, or falls silent
 //!  cut.rs      a network that is cut, stalled, delayed and mended
 //!  limits.rs   who a pod runs as, and what it may have
 //!  web.rs      nginx with a folder of images
@@ -37,6 +38,7 @@ mod nvme;
 mod qsd;
 mod room;
 mod server;
+mod slow;
 mod store;
 mod tests;
 mod vm;
@@ -56,6 +58,7 @@ pub(crate) use nvme::{Equipment, GATEWAY, NAMESPACE, NvmeHost, Told};
 pub(crate) use qsd::{Frozen, Guest, Qsd};
 pub(crate) use room::{Outcome, Room, Running};
 pub(crate) use server::{Nbdkit, QemuNbd, Server, run, uri};
+pub(crate) use slow::{How, SlowVcenter};
 pub(crate) use store::ObjectStore;
 pub(crate) use vm::{Habits, Vm, address};
 pub(crate) use vmware::{PASSWORD, Taken, USER, Vcenter, VmDisk, words_of};

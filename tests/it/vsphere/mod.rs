@@ -3,6 +3,7 @@
 //! ```text
 //!  look.rs      inspect: how a VM is named, whose certificate is believed, where the password goes
 //!  session.rs   sessions that end, and that are ended
+//!  slow.rs      a vCenter that is slow, or falls silent
 //!  plain.rs     the simulator as Debian has it
 //!  changes.rs   changed areas, page by page, and a vCenter that lies
 //!  written.rs   holes of a first pass
@@ -17,6 +18,7 @@ mod look;
 mod plain;
 mod plan;
 mod session;
+mod slow;
 mod warm;
 mod written;
 
