@@ -59,7 +59,7 @@ pub(crate) use qsd::{Frozen, Guest, Qsd};
 pub(crate) use room::{Outcome, Room, Running};
 pub(crate) use server::{Nbdkit, QemuNbd, Server, run, uri};
 pub(crate) use slow::{How, SlowVcenter};
-pub(crate) use store::ObjectStore;
+pub(crate) use store::{ObjectStore, S3_KEY, S3_SECRET};
 pub(crate) use vm::{Habits, Vm, address};
 pub(crate) use vmware::{PASSWORD, Taken, USER, Vcenter, VmDisk, words_of};
 pub(crate) use web::{Served, Web};

@@ -2,8 +2,8 @@
 
 use super::{SIZE, web};
 use crate::rig::{
-    Limits, LoopDevice, ObjectStore, Outcome, Room, Running, Web, assert_same_bytes, give_to_pod,
-    random_disk, run, scrambled_disk,
+    Limits, LoopDevice, Outcome, Room, Running, Web, assert_same_bytes, give_to_pod, run,
+    scrambled_disk,
 };
 use diskferry::testkit::ova;
 use serde_json::json;
@@ -12,18 +12,18 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::PathBuf;
 use std::process::Command;
 
-const DONE: &str =
+pub(super) const DONE: &str =
     r#"{"scratchSpaceRequired":false,"preallocationApplied":false,"message":"Import Complete"}"#;
 
 /// A pod's file system, environment and limits. The room is where the container's root would be.
-struct Pod {
-    room: Room,
+pub(super) struct Pod {
+    pub(super) room: Room,
     device: Option<LoopDevice>,
     limits: Limits,
 }
 
 impl Pod {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let room = Room::new();
         fs::set_permissions(room.path(""), Permissions::from_mode(0o755)).unwrap();
         for name in ["dev", "data", "extraheaders", "proxycerts"] {
@@ -40,7 +40,7 @@ impl Pod {
     }
 
     /// With a block volume that holds something already.
-    fn with_device(size: u64) -> Self {
+    pub(super) fn with_device(size: u64) -> Self {
         let mut pod = Self::new();
         let device = LoopDevice::new(size, 512);
         symlink(device.path(), pod.room.path("dev/cdi-block-volume")).unwrap();
@@ -50,7 +50,7 @@ impl Pod {
         pod
     }
 
-    fn command(&self, source: &str, endpoint: &str, more: &[(&str, &str)]) -> Command {
+    pub(super) fn command(&self, source: &str, endpoint: &str, more: &[(&str, &str)]) -> Command {
         let mut command = self.limits.importer(&self.room.path(""));
         command
             .env("DISKFERRY_METRICS", "127.0.0.1:0")
@@ -69,7 +69,13 @@ impl Pod {
 
     /// Runs the pod to its end, which must be `code`; gives its termination message.
     #[track_caller]
-    fn import(&self, code: i32, source: &str, endpoint: &str, more: &[(&str, &str)]) -> String {
+    pub(super) fn import(
+        &self,
+        code: i32,
+        source: &str,
+        endpoint: &str,
+        more: &[(&str, &str)],
+    ) -> String {
         let _ = fs::remove_file(self.room.path("dev/termination-log"));
         let ended: Outcome = Running::start(self.command(source, endpoint, more)).wait();
         let ended = ended.exits(code);
@@ -80,7 +86,7 @@ impl Pod {
         message
     }
 
-    fn disk(&self) -> PathBuf {
+    pub(super) fn disk(&self) -> PathBuf {
         match &self.device {
             Some(device) => device.path().to_owned(),
             None => self.room.path("data/disk.img"),
@@ -268,26 +274,6 @@ fn an_image_that_another_container_of_the_pod_serves_is_waited_for() {
     assert_eq!(pod.import(0, "http", &web.url("disk.img"), &more), DONE);
     assert!(pod.room.path("shared/done").exists());
     assert_same_bytes(&web.file("disk"), &pod.disk());
-}
-
-#[test]
-fn an_object_in_s3_or_google_cloud_storage_is_imported() {
-    let room = Room::new();
-    random_disk(&room.path("disk"), SIZE, 54);
-    let login = [
-        ("IMPORTER_ACCESS_KEY_ID", "AKIAIOSFODNN7EXAMPLE"),
-        ("IMPORTER_SECRET_KEY", "s3cret"),
-    ];
-    let s3 = ObjectStore::s3(&room.path("disk"));
-    let pod = Pod::with_device(SIZE);
-    let nobody = pod.import(1, "s3", &s3.url(), &[]);
-    assert!(nobody.contains("403 Forbidden"), "{nobody}");
-    assert_eq!(pod.import(0, "s3", &s3.url(), &login), DONE);
-    assert_same_bytes(&room.path("disk"), &pod.disk());
-    let gcs = ObjectStore::gcs(&room.path("disk"));
-    let pod = Pod::with_device(SIZE);
-    assert_eq!(pod.import(0, "gcs", &gcs.url(), &[]), DONE);
-    assert_same_bytes(&room.path("disk"), &pod.disk());
 }
 
 #[test]
