@@ -74,14 +74,12 @@ impl Board {
         live.counters.clone()
     }
 
-    /// What the guest told of changes no longer ago than `fresh`.
-    pub(super) fn changed(&self, fresh: Duration) -> Vec<Option<u64>> {
+    /// What the guest told of changes no longer ago than `fresh`, and how long ago.
+    pub(super) fn changed(&self, fresh: Duration) -> (Duration, Vec<Option<u64>>) {
         let live = self.lock();
-        let told = live
-            .changed
-            .as_ref()
-            .filter(|(when, _)| when.elapsed() <= fresh);
-        told.map(|(_, changed)| changed.clone()).unwrap_or_default()
+        let told = live.changed.as_ref();
+        let told = told.map(|(when, changed)| (when.elapsed(), changed.clone()));
+        told.filter(|(age, _)| *age <= fresh).unwrap_or_default()
     }
 
     /// Whether the guest should be asked again.

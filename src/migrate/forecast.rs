@@ -39,6 +39,15 @@ pub struct Proofs {
 }
 
 impl Proofs {
+    /// If no more than `limit` bytes per second are read back.
+    fn within(&self, limit: Option<u64>) -> Self {
+        let limit = limit.unwrap_or(u64::MAX);
+        Self {
+            speed: self.speed.map(|speed| speed.min(limit)),
+            ..*self
+        }
+    }
+
     /// Milliseconds that reading back so many bytes takes.
     fn millis(&self, bytes: u64, throughput: u64) -> u64 {
         share(bytes, 1000, self.speed.unwrap_or(throughput).max(1))
@@ -62,6 +71,20 @@ impl Proofs {
     }
 }
 
+/// What holds at the moment.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Now<'a> {
+    /// Since the last point was frozen.
+    pub since: Duration,
+    /// Bytes of each disk that had changed since, where the guest can tell,
+    pub changed: &'a [Option<u64>],
+    /// and how long ago it told.
+    pub age: Duration,
+    /// Bytes per second that the plan allows in this hour; `None` is as fast as it goes. What passes
+    /// got through in another hour says nothing of this one.
+    pub limit: Option<u64>,
+}
+
 /// What is expected, for a VM and each of its disks.
 #[derive(Clone, Debug, Default, Eq, PartialEq, Serialize)]
 pub struct Forecast {
@@ -71,6 +94,8 @@ pub struct Forecast {
     pub dirty_rate: Option<u64>,
     /// Bytes per second that a pass gets through; `None` before the first.
     pub throughput: Option<u64>,
+    /// It is the plan's limit that keeps it there.
+    pub limited: bool,
     /// The next pass, if it began now.
     pub next: Option<Estimate>,
     /// The outage, if it were cut over now, with what has to be proven before and in it; how long it
@@ -125,29 +150,23 @@ impl Estimate {
 }
 
 /// Forecasts from the durable `passes`, oldest first.
-///
-/// `since` is how long ago the last point was frozen; `live` what has changed since, disk by disk,
-/// where the guest can tell.
 #[must_use]
-pub fn forecast(
-    passes: &[PassRecord],
-    since: Duration,
-    live: &[Option<u64>],
-    proofs: &Proofs,
-) -> Forecast {
+pub fn forecast(passes: &[PassRecord], now: &Now<'_>, proofs: &Proofs) -> Forecast {
     let Some(last) = passes.last() else {
         return Forecast::default();
     };
-    let since = millis(since);
     let disks: Vec<DiskForecast> = (0..last.disks.len())
-        .map(|i| disk(passes, i, since, live.get(i).copied().flatten()))
+        .map(|i| disk(passes, i, now))
         .collect();
     let dirty_rate = sum(disks.iter().map(|disk| disk.dirty_rate));
-    let copying = Cost::of(passes, |pass| pass.copying);
+    let fastest_pass = Cost::of(passes, |pass| pass.copying);
+    let copying = fastest_pass.map(|cost| cost.within(now.limit));
     // What proofs take is reckoned by itself.
     let cycle = Cost::of(passes, |pass| {
         pass.cycle.saturating_sub(pass.proving).max(pass.copying)
     });
+    let cycle = cycle.map(|cost| cost.within(now.limit));
+    let proofs = &proofs.within(now.limit);
     let margin = margin(passes);
     let estimate = |cost: &Cost, bytes| Estimate {
         bytes,
@@ -174,6 +193,9 @@ pub fn forecast(
         keeps_up: outage.as_ref().is_some_and(Down::keeps_up),
         best_outage: outage.as_ref().and_then(Down::best),
         throughput: copying.as_ref().map(|cost| cost.throughput),
+        limited: fastest_pass
+            .zip(now.limit)
+            .is_some_and(|(cost, limit)| limit < cost.throughput),
         dirty_rate,
         disks,
     }
@@ -266,7 +288,9 @@ fn fastest(passes: &[PassRecord]) -> Option<u64> {
     rates.max()
 }
 
-fn disk(passes: &[PassRecord], i: usize, since: u64, live: Option<u64>) -> DiskForecast {
+fn disk(passes: &[PassRecord], i: usize, now: &Now<'_>) -> DiskForecast {
+    let told = now.changed.get(i).copied().flatten();
+    let (since, age) = (millis(now.since), millis(now.age));
     let mut changed: u128 = 0;
     let mut time: u128 = 0;
     let deltas = passes.iter().rev().filter(|pass| !pass.is_full());
@@ -279,7 +303,8 @@ fn disk(passes: &[PassRecord], i: usize, since: u64, live: Option<u64>) -> DiskF
     let rate = changed.saturating_mul(1000).checked_div(time);
     let rate = rate.map(|rate| u64::try_from(rate).unwrap_or(u64::MAX));
     // Before the second pass, what the guest tells is all that there is to go by.
-    let seen = || Some(share(live.filter(|_| since >= 1000)?, 1000, since));
+    let before = since.saturating_sub(age);
+    let seen = || Some(share(told.filter(|_| before >= 1000)?, 1000, before));
     let dirty_rate = rate.or_else(seen);
     let last = passes.last().and_then(|pass| pass.disks.get(i));
     // No more can have changed than there is.
@@ -291,10 +316,13 @@ fn disk(passes: &[PassRecord], i: usize, since: u64, live: Option<u64>) -> DiskF
         Some(last) if !full && last.changed.is_none() => Some(last.read),
         _ => dirty_rate.map(|rate| share(rate, since, 1000).min(most)),
     };
+    // It went on to change after it was asked.
+    let since_told = || share(dirty_rate.unwrap_or(0), age, 1000);
+    let told = told.map(|told| told.saturating_add(since_told()).min(most.max(told)));
     DiskForecast {
         name: last.map(|disk| disk.name.clone()).unwrap_or_default(),
         dirty_rate,
-        next: live.or(guess),
+        next: told.or(guess),
     }
 }
 
@@ -334,6 +362,14 @@ impl Cost {
             millis: mean(millis),
             throughput: throughput.max()?,
         })
+    }
+
+    /// If no more than `limit` bytes per second are copied.
+    fn within(self, limit: Option<u64>) -> Self {
+        Self {
+            throughput: self.throughput.min(limit.unwrap_or(u64::MAX)).max(1),
+            ..self
+        }
     }
 
     /// Milliseconds that a pass of so many bytes takes.
@@ -381,7 +417,7 @@ fn sum(values: impl Iterator<Item = Option<u64>>) -> Option<u64> {
 
 #[cfg(test)]
 pub(super) mod tests {
-    use super::{Duration, Forecast, PassRecord, Proofs, Prove, forecast};
+    use super::{Duration, Forecast, Now, PassRecord, Proofs, Prove, forecast};
     use crate::migrate::record::{DiskPass, Expected};
     use proptest::prelude::{prop_assert, proptest};
 
@@ -427,12 +463,20 @@ pub(super) mod tests {
         }
     }
 
+    /// A moment so many milliseconds after the last point.
+    pub(in crate::migrate) fn since(millis: u64) -> Now<'static> {
+        Now {
+            since: Duration::from_millis(millis),
+            ..Now::default()
+        }
+    }
+
     fn at(passes: &[PassRecord], millis: u64) -> Forecast {
         let none = Proofs {
             when: Prove::None,
             ..Proofs::default()
         };
-        forecast(passes, Duration::from_millis(millis), &[], &none)
+        forecast(passes, &since(millis), &none)
     }
 
     proptest! {
@@ -483,7 +527,13 @@ pub(super) mod tests {
                 speed: Some(interval),
                 when: Prove::BeforeCutover,
             };
-            let _ = forecast(&[pass.clone(), pass], Duration::MAX, &[Some(bytes)], &proofs);
+            let now = Now {
+                since: Duration::MAX,
+                changed: &[Some(bytes)],
+                age: Duration::from_millis(interval),
+                limit: Some(copying),
+            };
+            let _ = forecast(&[pass.clone(), pass], &now, &proofs);
         }
     }
 
@@ -525,9 +575,44 @@ pub(super) mod tests {
         };
         let passes = [vm.full(), vm.delta(10_000)];
         let none = Proofs::default();
-        let told = forecast(&passes, Duration::from_secs(10), &[Some(3 << 20)], &none);
+        let mut now = Now {
+            changed: &[Some(3 << 20)],
+            ..since(10_000)
+        };
+        let told = forecast(&passes, &now, &none);
         assert_eq!(told.next.unwrap().bytes, 3 << 20);
         assert_eq!(told.dirty_rate, Some(1 << 20));
+        now.age = Duration::from_secs(2);
+        let told = forecast(&passes, &now, &none);
+        assert_eq!(told.next.unwrap().bytes, 5 << 20, "it changes on");
+    }
+
+    #[test]
+    fn what_passes_got_through_without_a_limit_is_not_expected_with_one() {
+        let vm = Steady {
+            rate: 1 << 20,
+            throughput: 100 << 20,
+            overhead: 0,
+            size: 1 << 30,
+        };
+        let passes = [vm.full(), vm.delta(60_000)];
+        let proofs = Proofs {
+            when: Prove::BeforeCutover,
+            speed: Some(400 << 20),
+            ..Proofs::default()
+        };
+        let outage = |limit| {
+            let now = Now {
+                limit,
+                ..since(60_000)
+            };
+            let told = forecast(&passes, &now, &proofs);
+            (told.outage.unwrap().millis, told.limited)
+        };
+        assert_eq!(outage(None), (750, false));
+        assert_eq!(outage(Some(200 << 20)), (900, false), "only the proof");
+        // 60 MiB are copied, and read back.
+        assert_eq!(outage(Some(2 << 20)), (60_000, true));
     }
 
     #[test]
@@ -539,12 +624,11 @@ pub(super) mod tests {
             size: 1 << 30,
         };
         let none = Proofs::default();
-        let told = forecast(
-            &[vm.full()],
-            Duration::from_secs(10),
-            &[Some(20 << 20)],
-            &none,
-        );
+        let now = Now {
+            changed: &[Some(20 << 20)],
+            ..since(10_000)
+        };
+        let told = forecast(&[vm.full()], &now, &none);
         assert_eq!(told.dirty_rate, Some(2 << 20));
         assert_eq!(told.next.unwrap().bytes, 20 << 20);
         assert!(told.outage.is_some());
@@ -566,7 +650,7 @@ pub(super) mod tests {
                 size: 1 << 30,
                 speed: Some(20 << 20),
             };
-            let told = forecast(&passes, Duration::from_secs(100), &[], &proofs);
+            let told = forecast(&passes, &since(100_000), &proofs);
             (
                 told.outage.unwrap().millis,
                 told.proven_outage.unwrap().millis,

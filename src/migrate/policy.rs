@@ -179,7 +179,8 @@ impl Facts<'_> {
 
     fn advice(&self, best: Duration, budget: Duration) -> String {
         let rate = |rate: Option<u64>| format!("{}/s", bytes(rate.unwrap_or(0)));
-        let help = match self.waited_for {
+        let limited = self.forecast.limited.then_some("limit");
+        let help = match limited.unwrap_or(self.waited_for) {
             "source" => {
                 "reading is what takes the time: more connections, or a source that is less busy"
             }
@@ -207,7 +208,7 @@ fn is_worth(saved: Duration, of: Duration, percent: u64) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::super::forecast::tests::Steady;
+    use super::super::forecast::tests::{Steady, since as moment};
     use super::super::forecast::{Proofs, forecast};
     use super::super::phase::Prove;
     use super::super::record::{Expected, PassRecord};
@@ -247,7 +248,7 @@ mod tests {
                 size: vm.steady.size,
                 speed: Some(vm.steady.throughput),
             };
-            let forecast = forecast(&passes, since, &[], &proofs);
+            let forecast = forecast(&passes, &moment(now - frozen), &proofs);
             let facts = Facts {
                 interval: HOUR,
                 cutover,

@@ -1,10 +1,12 @@
 //! What a plan would do, before anything is done: `migrate --check`, and the checks of the first
 //! step.
 
+use super::book;
 use super::drive::{Scene, raw};
-use super::plan::{Cutover, Disk, Plan, show_moment};
+use super::phase::Prove;
+use super::plan::{Cutover, Disk, HourOfDay, Plan, show_moment};
 use crate::address::Address;
-use crate::changes::guest::DiskFacts;
+use crate::changes::guest::{DiskFacts, Guest, Shutdown};
 use crate::error::{Error, Kind, Result};
 use crate::job::any_source;
 use crate::job::options::Tuning;
@@ -40,8 +42,14 @@ pub struct Preview {
     pub assumed: bool,
     /// Seconds of the full pass.
     pub full_pass: u64,
+    /// Seconds between the beginnings of two passes after it.
+    pub interval: u64,
     /// When it is cut over.
     pub cutover: String,
+    /// How the VM is made quiet then.
+    pub shutdown: String,
+    /// When the targets are read back.
+    pub proof: String,
 }
 
 /// What would happen to a disk.
@@ -67,6 +75,7 @@ pub struct DiskPreview {
 pub async fn preview(plan: &Plan, begun: bool) -> Result<Preview> {
     let guest = plan.guest.connect(plan, &unique_id(), None).await?;
     let facts = guest.disks().await?;
+    check_shutdown(plan, &*guest).await?;
     let mut disks = Vec::new();
     for disk in &plan.disks {
         let fact = facts.iter().find(|fact| fact.name == disk.name);
@@ -85,7 +94,8 @@ pub async fn preview(plan: &Plan, begun: bool) -> Result<Preview> {
     }
     let sizes = disks.iter().map(|disk| disk.size);
     let bytes = sizes.fold(0, u64::saturating_add);
-    let set = [plan.limits.rate, plan.limits.rate_per_host];
+    let hour = HourOfDay::at(book::clock() / 1000);
+    let set = [plan.limits.rate_at(hour), plan.limits.rate_per_host];
     let set = set.into_iter().flatten().min();
     let rate = set.unwrap_or(ASSUMED);
     Ok(Preview {
@@ -96,6 +106,7 @@ pub async fn preview(plan: &Plan, begun: bool) -> Result<Preview> {
         rate,
         assumed: set.is_none(),
         full_pass: bytes.checked_div(rate).unwrap_or(0),
+        interval: plan.precopy_interval.as_secs(),
         cutover: match plan.cutover {
             Cutover::Manual => "when diskferry cutover says so".to_owned(),
             Cutover::At(moment) => format!("at {}", show_moment(moment)),
@@ -103,7 +114,36 @@ pub async fn preview(plan: &Plan, begun: bool) -> Result<Preview> {
                 format!("when the forecast is below {}", seconds(time))
             }
         },
+        shutdown: shutdown(plan),
+        proof: proof(plan).to_owned(),
     })
+}
+
+fn shutdown(plan: &Plan) -> String {
+    let way = |how| match how {
+        Shutdown::Guest => "the guest is asked to shut down",
+        Shutdown::Pause => "the VM is paused",
+        Shutdown::PowerOff => "the VM is powered off",
+        Shutdown::External => "somebody else makes it quiet",
+    };
+    let how = &plan.shutdown;
+    let after = how.otherwise.map(way).unwrap_or("it runs on");
+    let timeout = seconds(how.timeout);
+    format!(
+        "{}; if that takes more than {timeout}, {after}",
+        way(how.how)
+    )
+}
+
+fn proof(plan: &Plan) -> &'static str {
+    match plan.prove {
+        Prove::EachPass => "all that was written is read back, after each pass",
+        Prove::BeforeCutover => {
+            "all that was written is read back, before the outage but for the last pass"
+        }
+        Prove::AtCutover => "all of the targets is read back, in the outage",
+        Prove::None => "none: nothing is read back",
+    }
 }
 
 /// Bytes of each disk of a plan, in its order.
@@ -131,6 +171,19 @@ pub async fn host(plan: &Plan) -> Result<String> {
         let what = format!("nobody can tell which host {} is on", plan.vm);
         Error::new(Kind::Unsupported, what)
     })
+}
+
+/// Refuses a plan whose ways to make the VM quiet are none for it.
+pub(super) async fn check_shutdown(plan: &Plan, guest: &dyn Guest) -> Result<()> {
+    let how = &plan.shutdown;
+    for how in [Some(how.how), how.otherwise].into_iter().flatten() {
+        let checked = guest.check_shutdown(how).await;
+        checked.map_err(|error| match error.kind() {
+            Kind::Unsupported => error.with_kind(Kind::Refused),
+            _ => error,
+        })?;
+    }
+    Ok(())
 }
 
 fn tracking(plan: &Plan, disk: &Disk, fact: &DiskFacts) -> String {
@@ -244,7 +297,10 @@ impl Preview {
             seconds(Duration::from_secs(self.full_pass)),
             bytes(self.rate)
         );
-        let _ = writeln!(text, "cutover: {}", self.cutover);
+        let interval = seconds(Duration::from_secs(self.interval));
+        let _ = writeln!(text, "then: every {interval} what changed");
+        let _ = writeln!(text, "cutover: {}; {}", self.cutover, self.shutdown);
+        let _ = writeln!(text, "proof: {}", self.proof);
         text
     }
 }

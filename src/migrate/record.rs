@@ -158,6 +158,13 @@ impl Record {
         self.disks.iter().any(|disk| disk.begun > 0)
     }
 
+    /// Whether it has done no more than to look: nothing is made on the VM or written to a target, and
+    /// another plan does for it as well.
+    #[must_use]
+    pub fn has_made_nothing(&self) -> bool {
+        self.state.step == Step::Preflight && self.state.point == 0
+    }
+
     /// A migration that begins now.
     #[must_use]
     pub fn new(plan: &Plan, id: String, now: u64) -> Self {
@@ -453,7 +460,7 @@ pub fn waited_for(bottleneck: Bottleneck) -> &'static str {
 mod tests {
     use super::{Plan, Record};
     use crate::error::Kind;
-    use crate::migrate::phase::PassKind;
+    use crate::migrate::phase::{PassKind, State, Step};
 
     const PLAN: &str = "
 vm: v
@@ -493,6 +500,22 @@ disks: [{name: a, source: s, target: /dev/a}, {name: b, source: t, target: /dev/
             let error = fits(&PLAN.replace(old, new)).unwrap_err();
             assert_eq!(error.kind(), Kind::Refused, "{old} {new}");
         }
+    }
+
+    #[test]
+    fn nothing_is_made_until_the_first_point_is_begun() {
+        let (_, mut record) = record();
+        assert!(record.has_made_nothing());
+        record.state.stopped = Some("a target is mounted".to_owned());
+        assert!(record.has_made_nothing());
+        record.state.step = Step::CancelLabel;
+        assert!(!record.has_made_nothing());
+        record.state = State {
+            step: Step::Snapshot,
+            point: 1,
+            ..State::default()
+        };
+        assert!(!record.has_made_nothing());
     }
 
     #[test]

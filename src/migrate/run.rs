@@ -120,6 +120,10 @@ fn begin(plan: &Plan, store: &Store, restart: bool) -> Result<Record> {
         return Ok(fresh());
     };
     if !restart {
+        if record.has_made_nothing() {
+            let state = record.state;
+            return Ok(Record { state, ..fresh() });
+        }
         record.fits(plan)?;
         return Ok(record);
     }

@@ -21,6 +21,8 @@ pub struct Status {
     pub running: bool,
     /// Where it is.
     pub phase: String,
+    /// The same, and where it was when it stopped.
+    pub reached: String,
     /// The point that is worked on.
     pub point: u32,
     /// The newest point that is durable on every disk.
@@ -118,6 +120,7 @@ impl Status {
             vm: record.vm.clone(),
             running: live.is_some(),
             phase: name(state.phase()),
+            reached: name(state.reached()),
             point: state.point,
             durable: state.durable,
             hold: state.hold,
@@ -170,8 +173,8 @@ impl Status {
             "verify",
             "done",
         ];
-        let here = order.iter().position(|name| *name == self.phase);
-        let here = here.or(match (self.phase.as_str(), self.durable) {
+        let here = order.iter().position(|name| *name == self.reached);
+        let here = here.or(match (self.reached.as_str(), self.durable) {
             ("wait" | "hold", _) => Some(2),
             (_, 0) => Some(1),
             _ => Some(2),
@@ -314,7 +317,7 @@ impl Status {
         if self.hold {
             line("hold", "no pass and no cutover until: diskferry resume");
         }
-        if self.cutover {
+        if self.cutover && self.phase != "done" {
             line("cutover", "asked for");
         }
     }

@@ -103,9 +103,18 @@ fn frozen(site: Site<'_>, known: &Known, number: u32, since: Option<u32>) -> Mov
         let view = |disk: &Disk| site.tag.view(number, &disk.key);
         serve(site, known, (number, since), &view)
     };
+    // Before anything is held: where the one server of QEMU is somebody else's, nothing can be read.
     other
+        .or_else(|| server(known))
         .or_else(|| if all_frozen { None } else { freeze() })
         .or_else(serve)
+}
+
+fn server(known: &Known) -> Move {
+    match known.served {
+        true => None,
+        false => some(vec![Step::Serve]),
+    }
 }
 
 fn still(site: Site<'_>, known: &Known, number: u32, since: Option<u32>) -> Move {
@@ -326,14 +335,9 @@ fn serve(
             wrong.push(Step::DropExport(name));
         }
     }
-    let begin = || {
-        if known.served {
-            None
-        } else {
-            some(vec![Step::Serve])
-        }
-    };
-    some(wrong).or_else(begin).or_else(|| some(missing))
+    some(wrong)
+        .or_else(|| server(known))
+        .or_else(|| some(missing))
 }
 
 fn some(steps: Vec<Step>) -> Move {

@@ -53,6 +53,16 @@ impl Tag {
         format!("{self}.nbd")
     }
 
+    /// Whether a file in the scratch directory is the socket of another migration's NBD server.
+    #[must_use]
+    pub fn is_socket_of_another(&self, name: &str) -> bool {
+        let digits = |name: &str| Some(name.strip_prefix("df-")?.strip_suffix(".nbd")?.to_owned());
+        let tagged = digits(name).is_some_and(|digits| {
+            digits.len() == TAG_DIGITS && digits.bytes().all(|byte| byte.is_ascii_hexdigit())
+        });
+        tagged && name != self.socket()
+    }
+
     /// Which point a view is of, if it is one of this migration.
     #[must_use]
     pub fn view_number(&self, name: &str) -> Option<u32> {
@@ -153,7 +163,10 @@ mod tests {
         ] {
             assert_eq!(tag.view_number(&name), None, "{name}");
             assert!(!tag.owns_file(&name), "{name}");
+            assert!(!tag.is_socket_of_another(&name), "{name}");
         }
+        assert!(tag.is_socket_of_another(&other.socket()) && !tag.owns_file(&other.socket()));
+        assert!(!tag.is_socket_of_another(&tag.socket()));
         for name in ["1-of-", "1-of-x", "1-of-01", "1-of--1", "-of-1"] {
             assert_eq!(tag.bitmap_parts(&format!("{tag}-{name}")), None, "{name}");
         }

@@ -57,6 +57,17 @@ impl Scratch {
         Ok(names.filter(|name| self.tag.owns_file(name)).collect())
     }
 
+    /// Sockets of other migrations' NBD servers, if anybody listens there or not.
+    pub(super) fn sockets_of_others(&self) -> Vec<PathBuf> {
+        let entries = fs::read_dir(&self.directory).into_iter().flatten();
+        let paths = entries.flatten().map(|entry| entry.path());
+        let is_socket = |path: &PathBuf| {
+            let name = path.file_name().and_then(|name| name.to_str());
+            name.is_some_and(|name| self.tag.is_socket_of_another(name))
+        };
+        paths.filter(is_socket).collect()
+    }
+
     /// Makes the file of an overlay over a disk of `size` bytes, for a process of `owner`.
     ///
     /// # Errors

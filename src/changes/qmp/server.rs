@@ -8,7 +8,7 @@ use crate::nbd::client::{Client, Endpoint, Options};
 use crate::nbd::uri::{Place, Uri};
 use serde_json::json;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
@@ -53,15 +53,42 @@ pub(super) async fn serve(vm: &Vm) -> Result<()> {
     match started {
         Ok(_) => Ok(()),
         Err(refusal) if refusal.desc.contains("already running") => {
-            Err(refused("nbd-server-start", refusal)
-                .with_kind(Kind::Refused)
-                .hint(
+            let error = refused("nbd-server-start", refusal).with_kind(Kind::Refused);
+            Err(match of_another(vm).await {
+                Some(socket) => error.hint(format!(
+                    "it is that of another migration, at {}: end or cancel that, or remove what it \
+                     left as docs/qmp.md has it",
+                    socket.display()
+                )),
+                None => error.hint(
                     "QEMU has one NBD server at most and does not tell where it listens: \
-                 say so, or stop it with nbd-server-stop if nobody needs it",
-                ))
+                     say so, or stop it with nbd-server-stop if nobody needs it",
+                ),
+            })
+        }
+        Err(refusal) if refusal.desc.contains("Permission denied") => {
+            let owner = vm.client.owner().await?;
+            let owner = owner.map_or_else(String::new, |(user, group)| {
+                format!(", user {user} and group {group},")
+            });
+            let scratch = vm.options.scratch.display();
+            let error = refused("nbd-server-start", refusal).with_kind(Kind::Refused);
+            Err(error.hint(format!(
+                "QEMU{owner} must be able to make files in {scratch}"
+            )))
         }
         Err(refusal) => Err(refused("nbd-server-start", refusal)),
     }
+}
+
+/// The socket of another migration that has its server in the same scratch directory.
+async fn of_another(vm: &Vm) -> Option<PathBuf> {
+    for socket in vm.scratch.sockets_of_others() {
+        if listens(&socket).await {
+            return Some(socket);
+        }
+    }
+    None
 }
 
 /// Where the export `name` is read.

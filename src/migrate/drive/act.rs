@@ -117,14 +117,10 @@ async fn inspect(scene: &Scene, state: &State, halt: Stop) -> Result<Event> {
 
 /// The VM can be made quiet as the plan says: to learn in the cutover that it cannot is late.
 async fn check_shutdown(scene: &Scene, halt: Stop) -> Result<()> {
-    let how = &scene.plan.shutdown;
-    for how in [Some(how.how), how.otherwise].into_iter().flatten() {
-        let call = async |guest: &dyn Guest| guest.check_shutdown(how).await;
-        scene
-            .ask("look how the VM can be made quiet", halt.clone(), call)
-            .await?;
-    }
-    Ok(())
+    let call = async |guest: &dyn Guest| preview::check_shutdown(&scene.plan, guest).await;
+    scene
+        .ask("look how the VM can be made quiet", halt, call)
+        .await
 }
 
 /// Whether every disk of a point can be read.

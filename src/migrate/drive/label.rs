@@ -21,10 +21,12 @@ pub(super) fn incomplete(scene: &Scene) -> Result<Event> {
         "The migration of {} was cancelled. These targets do not hold the whole disk:\n",
         record.vm
     );
-    for disk in &record.disks {
+    for disk in record.disks.iter().filter(|disk| disk.begun > 0) {
         text.push_str(&format!("{} (disk {})\n", disk.target, disk.name));
     }
-    scene.book.store.replace("INCOMPLETE", text.as_bytes())?;
+    if record.has_begun() {
+        scene.book.store.replace("INCOMPLETE", text.as_bytes())?;
+    }
     for (disk, begun) in scene.plan.disks.iter().zip(&record.disks) {
         let place = JournalPlace::Path(scene.book.store.journal(&disk.name));
         // A target that is gone needs no label, and must not keep the source from being cleaned.

@@ -31,6 +31,7 @@ pub(super) use scene::{Scene, raw};
 use scene::{FIRST_DELAY, LONGEST_DELAY};
 
 use super::phase::{Action, Event, Refusal, State};
+use super::status;
 use crate::error::{Error, Kind, Result};
 use crate::pipeline::{Stop, Stopper};
 use crate::report;
@@ -210,9 +211,19 @@ fn fail(scene: &Scene, error: Error) -> Result<Error> {
         },
     )?;
     tracing::error!("{}", error.line());
-    let step = scene.book.state().step;
+    let state = scene.book.state();
+    let phase = status::name(state.reached());
+    let standing = if state.may_be_frozen() {
+        format!(
+            "; until then the snapshot of point {} may stand, and what the VM overwrites is kept \
+             for it: do not wait long, or cancel",
+            state.point
+        )
+    } else {
+        String::new()
+    };
     scene.tell(&report::Event::Warning {
-        message: format!("stopped at {step:?}; the same command goes on there"),
+        message: format!("stopped in phase {phase}; the same command goes on there{standing}"),
     });
     Ok(error)
 }

@@ -48,6 +48,22 @@ impl Pool {
         }
     }
 
+    /// Bytes per second that disks with these ends may have together.
+    pub(super) fn at_most(&self, disks: &[Vec<&Address>]) -> Option<u64> {
+        let hosts = |ends: &Vec<&Address>| -> Vec<String> {
+            let ends = ends.iter();
+            ends.map(|end| host(end)).collect()
+        };
+        let mut disks = disks.iter().map(hosts);
+        let of_one = disks.next().unwrap_or_default();
+        let others: Vec<_> = disks.collect();
+        let common = |host: &String| others.iter().all(|hosts| hosts.contains(host));
+        // Disks without a host in common have as many limits as there are hosts.
+        let per_host = self.limits.rate_per_host;
+        let per_host = per_host.filter(|_| of_one.iter().any(common));
+        self.total.rate().into_iter().chain(per_host).min()
+    }
+
     /// The part of a job between `ends`.
     pub(super) fn shared(&self, ends: &[&Address]) -> Shared {
         let mut rates = vec![self.total.clone()];
@@ -193,5 +209,12 @@ mod tests {
             .collect();
         assert_eq!(rates.iter().filter(|rate| **rate == Some(7)).count(), 12);
         assert_eq!(rates.iter().filter(|rate| **rate == Some(5)).count(), 12);
+        assert_eq!(pool.at_most(&[vec![&one, &local], vec![&two]]), Some(3));
+        let far = address("nbd://far/x");
+        assert_eq!(pool.at_most(&[vec![&one, &local], vec![&far]]), Some(5));
+        assert_eq!(
+            pool.at_most(&[vec![&one, &local], vec![&far, &local]]),
+            Some(3)
+        );
     }
 }

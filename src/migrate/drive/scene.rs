@@ -241,11 +241,22 @@ impl Scene {
 
     /// How many disks are worked on at once, and their connections; `sources` if they are read, too.
     pub(super) fn links(&self, sources: &[Point]) -> Links {
+        Links::of(&self.plan, &self.ends(sources))
+    }
+
+    /// What each disk is copied from, if that is known, and to.
+    fn ends<'a>(&'a self, sources: &'a [Point]) -> Vec<Vec<&'a Address>> {
         let disks = self.plan.disks.iter().enumerate().map(|(i, disk)| {
             let source = sources.get(i).map(|point| &point.address);
             source.into_iter().chain([&disk.target]).collect()
         });
-        Links::of(&self.plan, &disks.collect::<Vec<_>>())
+        disks.collect()
+    }
+
+    /// Bytes per second that all disks together may have in this hour; `None` is as many as it goes.
+    pub(super) fn rate_now(&self) -> Option<u64> {
+        self.follow_clock();
+        self.pool.at_most(&self.ends(&self.points()))
     }
 
     /// The surroundings of a job on one disk, between `ends`.

@@ -3,7 +3,7 @@
 use super::scene::{Scene, interrupted};
 use crate::error::Result;
 use crate::migrate::book;
-use crate::migrate::forecast::{Forecast, Proofs, forecast};
+use crate::migrate::forecast::{Forecast, Now, Proofs, forecast};
 use crate::migrate::phase::Event;
 use crate::migrate::policy::{Decision, Facts, Next, decide};
 use crate::migrate::record::Expected;
@@ -94,8 +94,15 @@ fn early(scene: &Scene) -> bool {
 
 /// What is expected, as of now.
 pub(super) fn outlook(scene: &Scene) -> Forecast {
+    let (age, changed) = scene.board.changed(FRESH);
+    let limit = scene.rate_now();
     scene.book.look(|record| {
-        let since = since(scene, record.frozen_at(record.state.durable));
+        let now = Now {
+            since: since(scene, record.frozen_at(record.state.durable)),
+            changed: &changed,
+            age,
+            limit,
+        };
         let disks = || record.disks.iter();
         let proofs = Proofs {
             when: scene.plan.prove,
@@ -103,7 +110,7 @@ pub(super) fn outlook(scene: &Scene) -> Forecast {
             size: disks().fold(0, |sum, disk| disk.size.saturating_add(sum)),
             speed: record.proof_speed,
         };
-        forecast(&record.passes, since, &scene.board.changed(FRESH), &proofs)
+        forecast(&record.passes, &now, &proofs)
     })
 }
 

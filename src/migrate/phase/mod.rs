@@ -19,6 +19,7 @@
 //! *When* a pass is due or a cutover may begin is not decided here but in `policy`; here is decided
 //! what is safe.
 
+mod shown;
 mod turn;
 
 #[cfg(test)]
@@ -27,6 +28,8 @@ mod tests;
 use crate::changes::guest::Quiet;
 use serde::{Deserialize, Serialize};
 use std::fmt;
+
+pub use shown::Phase;
 
 /// The version of the recorded [`State`] that this build writes, and the only one it reads.
 pub const VERSION: u32 = 1;
@@ -350,38 +353,6 @@ impl fmt::Display for Refusal {
     }
 }
 
-/// Where a migration is, for people: a row of the status table.
-#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Phase {
-    /// Checks; nothing is made yet.
-    Preflight,
-    /// The first pass.
-    Full,
-    /// Between passes.
-    Wait,
-    /// A pass over what changed.
-    Delta,
-    /// The cutover has begun; the VM still runs.
-    Armed,
-    /// The VM is made quiet: the outage begins.
-    Quiesce,
-    /// The last pass.
-    Final,
-    /// The proof.
-    Verify,
-    /// All is done.
-    Done,
-    /// Between passes, until told to go on.
-    Hold,
-    /// It is being undone.
-    Cancelling,
-    /// It was undone.
-    Cancelled,
-    /// It stopped, and can be resumed.
-    Failed,
-}
-
 impl Default for State {
     fn default() -> Self {
         Self {
@@ -450,30 +421,6 @@ impl State {
             Step::CancelWake => Action::Wake,
             Step::CancelLabel => Action::LabelIncomplete,
             Step::Done | Step::Cancelled => Action::Finish,
-        }
-    }
-
-    /// Where it is, for people.
-    #[must_use]
-    pub fn phase(&self) -> Phase {
-        if self.stopped.is_some() {
-            return Phase::Failed;
-        }
-        match self.step {
-            Step::Preflight => Phase::Preflight,
-            Step::Wait if self.hold => Phase::Hold,
-            Step::Wait => Phase::Wait,
-            Step::BeforeCutover | Step::ProveEarly => Phase::Armed,
-            Step::Quiesce => Phase::Quiesce,
-            Step::Prove | Step::Certify => Phase::Verify,
-            Step::AfterCutover | Step::Clean | Step::AfterAll | Step::Done => Phase::Done,
-            Step::CancelWake | Step::CancelLabel | Step::CancelClean => Phase::Cancelling,
-            Step::Cancelled => Phase::Cancelled,
-            _ => match self.kind {
-                PassKind::Full => Phase::Full,
-                PassKind::Delta => Phase::Delta,
-                PassKind::Final => Phase::Final,
-            },
         }
     }
 

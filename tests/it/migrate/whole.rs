@@ -114,11 +114,12 @@ fn what_is_cancelled_leaves_the_vm_as_it_was_and_the_targets_labelled() {
 fn a_cancel_without_a_process_does_it_itself() {
     let mut stage = Stage::new(SIZE, "precopy-interval: 1h\nlimits: {rate: 8M}");
     let run = stage.migrate();
-    until("a first pass", || stage.status()["phase"] == "full");
+    until("a first pass", || stage.record()["disks"][0]["begun"] == 1);
     run.kill();
     stage.steer("cancel").ok();
     stage.assert_clean();
-    assert!(stage.directory().join("INCOMPLETE").exists());
+    let label = fs::read_to_string(stage.directory().join("INCOMPLETE")).unwrap();
+    assert!(label.contains("(disk system)"), "{label}");
 }
 
 /// A port that nobody listens at, a moment ago.
@@ -166,10 +167,10 @@ fn a_plan_is_checked_and_nothing_is_done() {
     assert!(!stage.directory().exists());
     let text = fs::read_to_string(&plan).unwrap();
     fs::write(&plan, text.replace("source: disk1", "source: disk9")).unwrap();
-    stage
-        .room
-        .diskferry(["migrate", "--check", &plan])
-        .fails(4, &["disk9"]);
+    let check = || stage.room.diskferry(["migrate", "--check", &plan]);
+    check().fails(4, &["disk9"]);
+    fs::write(&plan, text.replace("how: external", "how: guest")).unwrap();
+    check().fails(4, &["has no VM that could be stopped"]);
 }
 
 #[test]
@@ -185,6 +186,10 @@ fn a_target_that_holds_something_else_is_refused_before_anything_is_made() {
         4,
         &["disk data", "there exists", "`overwrite: true` in a plan"],
     );
+    let told = stage.migrate().wait().exits(4).stdout;
+    assert!(told.contains("there exists"), "{told}");
+    assert_eq!(stage.status()["reached"], "preflight");
+    // Nothing was begun by it, so that another target may be named.
     stage.replan(file.to_str().unwrap(), &device);
     let opened = OpenOptions::new().write(true).open(&device).unwrap();
     // The magic number of an ext file system.

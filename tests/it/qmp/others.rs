@@ -130,16 +130,15 @@ async fn an_nbd_server_of_somebody_else_must_be_named_and_named_right() {
     let theirs = room.path("theirs");
     let server = json!({"type": "unix", "data": {"path": theirs}});
     emulator.ask("nbd-server-start", &json!({"addr": server}));
+    let before = emulator.inventory();
     let error = qmp.snapshot(1, None).await.unwrap_err();
     assert_eq!(error.kind(), Kind::Refused);
     assert!(
         error.line().contains("does not tell where it listens"),
         "{error:?}"
     );
-    assert!(
-        !qmp.clean().await.unwrap().is_empty(),
-        "what was begun is found"
-    );
+    assert_eq!(emulator.inventory(), before, "nothing is held meanwhile");
+    assert_eq!(scratch(&room), Vec::<String>::new());
     drop(qmp);
 
     let mut options = of_machine(&room, &emulator, 1);
@@ -164,6 +163,37 @@ async fn an_nbd_server_of_somebody_else_must_be_named_and_named_right() {
         UnixStream::connect(&theirs).is_ok(),
         "it is not ours to stop"
     );
+    assert_eq!(scratch(&room), Vec::<String>::new());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_nbd_server_that_another_migration_left_is_told_by_its_socket() {
+    let room = Room::new();
+    let emulator = machine(&room, 1).0;
+    let with = |migration: &str| {
+        let mut options = of_machine(&room, &emulator, 1);
+        options.migration = migration.to_owned();
+        Qmp::new(options).unwrap()
+    };
+    let other = with("another migration");
+    other.snapshot(1, None).await.unwrap();
+    other.release(1).await.unwrap();
+    drop(other);
+    let left = scratch(&room);
+    assert_eq!(left.len(), 1, "{left:?}");
+
+    let ours = with("this migration");
+    let error = ours.snapshot(1, None).await.unwrap_err();
+    assert_eq!(error.kind(), Kind::Refused);
+    let told = error.line();
+    assert!(
+        told.contains("that of another migration") && told.contains(&left[0]),
+        "{told}"
+    );
+    drop(ours);
+    with("another migration").clean().await.unwrap();
+    with("this migration").snapshot(1, None).await.unwrap();
+    with("this migration").clean().await.unwrap();
     assert_eq!(scratch(&room), Vec::<String>::new());
 }
 
