@@ -24,7 +24,7 @@ async fn read(input: &[u8], piece: usize) -> Result<Vec<u8>> {
     let (mut stream, mut forward) = match inside(Box::new(MemStream::new(input)), look).await? {
         Inside::Raw(stream) => (stream, None),
         Inside::Vmdk(stream) => (stream, Some(Forward::default())),
-        Inside::Seeking(_) => return Ok(Vec::new()),
+        Inside::Seeking(..) => return Ok(Vec::new()),
     };
     let mut came = Vec::new();
     let mut ended = false;

@@ -1,6 +1,6 @@
 //! `diskferry compare`: whether two disks hold the same, and where they first differ.
 
-use super::open::WebOptions;
+use super::open::{ScratchOptions, WebOptions};
 use super::output::{self, Output};
 use super::scan::{self, Reader};
 use super::sequence::{Sequence, Sides};
@@ -74,6 +74,9 @@ pub(super) struct Compare {
     allow_backing: Vec<PathBuf>,
 
     #[command(flatten)]
+    scratch: ScratchOptions,
+
+    #[command(flatten)]
     web: WebOptions,
 
     #[command(flatten)]
@@ -92,6 +95,7 @@ impl Command for Compare {
                 access: self.web.access(),
                 snapshot: snapshot.clone(),
                 disk: disk.clone(),
+                scratch: self.scratch.room(),
                 ..Reading::default()
             };
         let first = reading(&self.source_format, &self.snapshot, &self.disk);

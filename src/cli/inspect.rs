@@ -176,6 +176,7 @@ async fn inspect(address: &Address, reading: &Reading, tuning: &Tuning) -> Resul
     Ok(Found {
         address: address.to_string(),
         kind: match (&client, &device) {
+            _ if is_unpacked(reading) => "image, unpacked into scratch space",
             _ if matches!(address, Address::Http(_)) => "object on a web server",
             (Some(_), _) => "NBD export",
             (None, Some(_)) => "block device",
@@ -203,6 +204,11 @@ async fn inspect(address: &Address, reading: &Reading, tuning: &Tuning) -> Resul
         copy: None,
         warnings,
     })
+}
+
+fn is_unpacked(reading: &Reading) -> bool {
+    let scratch = reading.scratch.as_ref();
+    scratch.is_some_and(|scratch| scratch.held().is_some())
 }
 
 /// The other exports of a server, and the contexts of this one.

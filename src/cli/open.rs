@@ -1,5 +1,6 @@
 //! An address → a disk that is open, with the options that say how an image is read.
 
+use super::words;
 use crate::address::Address;
 use crate::error::Result;
 use crate::http::trust::Trust;
@@ -8,6 +9,7 @@ use crate::job::{Disk, any_source};
 use crate::secret::Place;
 use crate::source::Source;
 use crate::source::http::{Access, Login, PASSWORD};
+use crate::source::scratch::Scratch;
 use clap::Args;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -39,7 +41,31 @@ pub(super) struct ImageOptions {
     pub(super) check_manifest: bool,
 
     #[command(flatten)]
+    scratch: ScratchOptions,
+
+    #[command(flatten)]
     web: WebOptions,
+}
+
+/// Where images are unpacked.
+#[derive(Args, Clone, Debug, Default)]
+pub(super) struct ScratchOptions {
+    /// Unpack an image into this directory if it can be read in no other way: one that must be read
+    /// in any order and is compressed as a whole, on a server without ranges, or a stream
+    #[arg(long, value_name = "DIR")]
+    scratch: Option<PathBuf>,
+
+    /// And no more than so many bytes of it that are not zero
+    #[arg(long, value_name = "SIZE", requires = "scratch", value_parser = words::size)]
+    scratch_limit: Option<u64>,
+}
+
+impl ScratchOptions {
+    /// Room for one image.
+    pub(super) fn room(&self) -> Option<Arc<Scratch>> {
+        let dir = self.scratch.clone();
+        dir.map(|dir| Arc::new(Scratch::new(dir, self.scratch_limit)))
+    }
 }
 
 /// How a web server is asked for an image.
@@ -100,6 +126,7 @@ impl ImageOptions {
             checksum: None,
             disk: self.disk.clone(),
             check_manifest: self.check_manifest,
+            scratch: self.scratch.room(),
         }
     }
 }

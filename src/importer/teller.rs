@@ -3,6 +3,7 @@
 use super::log;
 use crate::endpoint::ServedBy;
 use crate::report::{Event, Reporter};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 /// Hears what the engine tells, and logs it.
@@ -10,6 +11,7 @@ use std::sync::{Mutex, PoisonError};
 pub(super) struct Teller {
     served: Mutex<ServedBy>,
     percent: Mutex<u64>,
+    unpacks: AtomicBool,
 }
 
 impl Teller {
@@ -17,6 +19,11 @@ impl Teller {
     pub(super) fn served(&self) -> ServedBy {
         let served = self.served.lock().unwrap_or_else(PoisonError::into_inner);
         served.clone()
+    }
+
+    /// Whether an image was begun to be unpacked.
+    pub(super) fn unpacks(&self) -> bool {
+        self.unpacks.load(Ordering::Relaxed)
     }
 }
 
@@ -47,6 +54,10 @@ impl Reporter for Teller {
                         totals.position
                     ));
                 }
+            }
+            Event::Unpack { source, scratch } => {
+                self.unpacks.store(true, Ordering::Relaxed);
+                log(&format!("Unpacking {source} into {scratch}"));
             }
             Event::Warning { message } => log(message),
             _ => {}

@@ -1,4 +1,5 @@
-//! An image on a web server or in an object store, straight onto the volume: no scratch space.
+//! An image on a web server or in an object store, straight onto the volume; by way of scratch space
+//! only if it must be read in any order and the server, or how it is packed, does not let us.
 
 use super::image::{Image, SECRET, Store};
 use super::message::{Message, failure};
@@ -18,6 +19,7 @@ use crate::job::{self, Context, TooLong};
 use crate::pipeline::Stop;
 use crate::secret::{Place as SecretPlace, Secret};
 use crate::source::http::{Access, Gcs, Login, S3, Sign};
+use crate::source::scratch::{NeedsScratch, Scratch};
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -29,6 +31,9 @@ const PROXY_CERTIFICATES: &str = "proxycerts";
 
 /// Where headers are that are secret.
 const SECRET_HEADERS: &str = "extraheaders";
+
+/// Where scratch space is mounted.
+const SCRATCH: &str = "scratch";
 
 /// How long a server may say nothing, and how long its container may take to come up.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -76,6 +81,15 @@ fn too_long(error: Error, place: &Place) -> Error {
     error.context(what)
 }
 
+/// What the controller starts another pod for, which has scratch space.
+fn wants_scratch(error: &Error) -> Message {
+    log(&error.line());
+    Message {
+        scratch_space_required: Some(true),
+        ..Message::complete(false)
+    }
+}
+
 struct Import<'a> {
     settings: &'a Settings,
     image: &'a Image,
@@ -98,25 +112,33 @@ impl Import<'_> {
         let endpoint = stop.clone().interrupts(self.endpoint()).await;
         let endpoint = endpoint.map_err(|error| (doing.clone(), error))?;
         let options = self.options(&endpoint, &place).map_err(connecting)?;
-        let size = patiently(self.settings.retry, stop.clone(), || self.look(&options));
-        let size = stop.clone().interrupts(size).await;
-        let mut options = options.clone();
-        match size {
-            Ok(size) => {
-                log(&format!("Data transfer size: {size}"));
-                self.gauge.size(size);
-                place.check(size).map_err(copying)?;
-            }
-            // What only comes forward has no size before it has come, and no journal.
-            Err(error) if error.kind() == Kind::Unsupported => {
-                log(&format!("{}; reading forward", error.line()));
-                options.journal = JournalPlace::None;
-            }
-            Err(error) => return Err(connecting(error)),
-        }
+        let teller = Arc::new(Teller::default());
         let context = Context {
             counters: self.gauge.counters.clone(),
-            ..Context::new(Arc::new(Teller::default()), stop.clone())
+            ..Context::new(teller.clone(), stop.clone())
+        };
+        // What is read forward has none.
+        let without = CopyOptions {
+            journal: JournalPlace::None,
+            ..options.clone()
+        };
+        let look = || job::size(&without, &context);
+        let size = patiently(self.settings.retry, stop.clone(), look);
+        let options = match stop.clone().interrupts(size).await {
+            Ok(Some(size)) => {
+                self.fits(size, &place).map_err(copying)?;
+                options
+            }
+            // It has no size before it has come.
+            Ok(None) => {
+                log(&format!("{} is read forward", options.source));
+                without
+            }
+            Err(error) if error.caused_by::<NeedsScratch>().is_some() => {
+                return Ok(wants_scratch(&error));
+            }
+            Err(error) if teller.unpacks() => return Err(copying(error)),
+            Err(error) => return Err(connecting(error)),
         };
         let copy = || job::copy(&options, context.clone());
         let copied = patiently(self.settings.retry, stop, copy).await;
@@ -135,6 +157,13 @@ impl Import<'_> {
             scratch_space_required: Some(false),
             ..Message::complete(self.settings.preallocation)
         })
+    }
+
+    /// Whether a disk of `size` bytes fits.
+    fn fits(&self, size: u64, place: &Place) -> Result<()> {
+        log(&format!("Data transfer size: {size}"));
+        self.gauge.size(size);
+        place.check(size)
     }
 
     /// Unpacks an archive of files into the volume.
@@ -207,13 +236,6 @@ impl Import<'_> {
         }
     }
 
-    /// The size of the disk in the image.
-    async fn look(&self, options: &CopyOptions) -> Result<u64> {
-        let tuning = &options.tuning;
-        let disk = job::any_source(&options.source, &options.reading, tuning, Vec::new());
-        Ok(disk.await?.source.size())
-    }
-
     fn options(&self, endpoint: &str, place: &Place) -> Result<CopyOptions> {
         let signer = self.signer(endpoint)?;
         let source = match &signer {
@@ -229,10 +251,17 @@ impl Import<'_> {
             reading: Reading {
                 access: self.access(signer)?,
                 checksum: self.image.checksum.clone(),
+                scratch: self.scratch(),
                 ..Reading::default()
             },
             ..engine
         })
+    }
+
+    /// Where images may be unpacked, if the pod has such a volume.
+    fn scratch(&self) -> Option<Arc<Scratch>> {
+        let dir = self.root.join(SCRATCH);
+        dir.is_dir().then(|| Arc::new(Scratch::new(dir, None)))
     }
 
     /// Who signs requests, where that is not done by headers that stay the same.

@@ -1,5 +1,5 @@
 //! Sources that are read once, in order: pipes, files that are compressed as a whole, and what a web
-//! server gives only as a whole.
+//! server gives only as a whole. Where that does not do, they are unpacked into scratch space.
 
 use super::open::{client_options, is_stream_type};
 use super::options::{CopyOptions, JournalPlace, Reading, Tuning};
@@ -8,12 +8,17 @@ use crate::address::Address;
 use crate::error::{Error, Kind, Result};
 use crate::format::Wrapper;
 use crate::nbd::client::Options as ClientOptions;
+use crate::pipeline::counters::Counters;
+use crate::report::{Event, Reporter, Ticker};
+use crate::source::image;
+use crate::source::scratch::{NeedsScratch, Scratch};
 use crate::source::stdin::StreamSource;
 use crate::source::stream::{Belief, ByteStream, Inside, Laid, Look, Summed, inside, is_wrapped};
 use crate::sys::blocking;
 use std::fs::{self, File};
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 /// What comes.
 #[derive(Debug)]
@@ -31,13 +36,93 @@ pub(super) struct Ask<'a> {
     pub(super) client: ClientOptions,
     /// Files and objects that can be read forward only count, too.
     pub(super) files: bool,
+    /// Who is told that an image is unpacked, and how far that is.
+    pub(super) reporter: Option<&'a Arc<dyn Reporter>>,
 }
 
-/// The source as something that is read forward; `None` if it is one that can be read anywhere.
+/// The source as something that is read forward; `None` if it is one that can be read anywhere, also
+/// because it was unpacked into scratch space.
 ///
 /// # Errors
-/// It cannot be opened; or it can only come forward, and is not what can be read so.
+/// It cannot be opened; or it can only come forward, is not what can be read so, and there is no
+/// scratch space for it.
 pub(super) async fn find(ask: Ask<'_>) -> Result<Option<Incoming>> {
+    let scratch = ask.reading.scratch.as_deref();
+    if scratch.is_some_and(|scratch| scratch.held().is_some()) {
+        return Ok(None);
+    }
+    let Some((stream, belief)) = stream(&ask).await? else {
+        return Ok(None);
+    };
+    match look(stream, &ask, belief).await? {
+        Inside::Raw(stream) => Ok(Some(Incoming::Raw(stream))),
+        Inside::Vmdk(stream) => Ok(Some(Incoming::Vmdk(stream))),
+        Inside::Seeking(format, stream) => match scratch {
+            Some(scratch) => unpack(scratch, format, stream, &ask).await.map(|()| None),
+            None => Err(must_seek(ask.source, format, belief)),
+        },
+    }
+}
+
+/// Unpacks the source into its scratch space, if it has any and can only be read forward: for those
+/// who must read it in any order.
+///
+/// # Errors
+/// It cannot be opened, or not be unpacked.
+pub(super) async fn hold(ask: Ask<'_>) -> Result<()> {
+    let scratch = ask.reading.scratch.as_deref();
+    let Some(scratch) = scratch.filter(|scratch| scratch.held().is_none()) else {
+        return Ok(());
+    };
+    let Some((stream, belief)) = stream(&ask).await? else {
+        return Ok(());
+    };
+    let (format, stream) = match look(stream, &ask, belief).await? {
+        Inside::Raw(stream) => ("raw", stream),
+        Inside::Vmdk(stream) => ("vmdk", stream),
+        Inside::Seeking(format, stream) => (format, stream),
+    };
+    unpack(scratch, format, stream, &ask).await
+}
+
+/// The disk out of scratch space, if it has any and needs it.
+///
+/// # Errors
+/// As for [`hold`]; or it is no image of its format.
+pub(super) async fn from_scratch(
+    source: &Address,
+    reading: &Reading,
+    client: ClientOptions,
+) -> Result<Option<image::Opened>> {
+    let ask = Ask {
+        source,
+        reading,
+        client,
+        files: true,
+        reporter: None,
+    };
+    hold(ask).await?;
+    let scratch = reading.scratch.as_deref();
+    let Some(held) = scratch.and_then(Scratch::held) else {
+        return Ok(None);
+    };
+    // It was taken out of its archive as it came; a file may still open what is beside it.
+    let reading = Reading {
+        format: Some(held.format.to_owned()),
+        disk: None,
+        check_manifest: false,
+        ..reading.clone()
+    };
+    let path = match source {
+        Address::Path(path) => Some(path.as_path()).filter(|path| path.is_file()),
+        _ => None,
+    };
+    let opened = image::open(Arc::clone(&held.source), path, &reading).await?;
+    Ok(Some(opened))
+}
+
+/// The bytes of the source, if they only come in order, and whether they are those of a file.
+async fn stream(ask: &Ask<'_>) -> Result<Option<(Box<dyn ByteStream>, Belief)>> {
     let (source, reading) = (ask.source, ask.reading);
     let format = reading.format.as_deref();
     let (stream, belief): (Box<dyn ByteStream>, _) = match source {
@@ -46,27 +131,49 @@ pub(super) async fn find(ask: Ask<'_>) -> Result<Option<Incoming>> {
         Address::Path(path) if ask.files && is_packed(path, format).await? => {
             (file(path).await?, Belief::File)
         }
-        Address::Http(url) if ask.files => match web::stream(url, reading, ask.client).await? {
-            Some(stream) => (stream, Belief::File),
-            None => return Ok(None),
-        },
+        Address::Http(url) if ask.files => {
+            match web::stream(url, reading, ask.client.clone()).await? {
+                Some(stream) => (stream, Belief::File),
+                None => return Ok(None),
+            }
+        }
         _ => return Ok(None),
     };
-    let stream = match &reading.checksum {
-        Some(checksum) => Box::new(Summed::new(stream, checksum)),
-        None => stream,
-    };
-    let disk = reading.disk.as_deref();
+    Ok(Some(match &reading.checksum {
+        Some(checksum) => (Box::new(Summed::new(stream, checksum)), belief),
+        None => (stream, belief),
+    }))
+}
+
+async fn look(stream: Box<dyn ByteStream>, ask: &Ask<'_>, belief: Belief) -> Result<Inside> {
     let look = Look {
-        format,
-        disk,
+        format: ask.reading.format.as_deref(),
+        disk: ask.reading.disk.as_deref(),
         belief,
     };
-    match inside(stream, look).await? {
-        Inside::Raw(stream) => Ok(Some(Incoming::Raw(stream))),
-        Inside::Vmdk(stream) => Ok(Some(Incoming::Vmdk(stream))),
-        Inside::Seeking(format) => Err(must_seek(source, format, belief)),
-    }
+    inside(stream, look).await
+}
+
+async fn unpack(
+    scratch: &Scratch,
+    format: &'static str,
+    stream: Box<dyn ByteStream>,
+    ask: &Ask<'_>,
+) -> Result<()> {
+    // Of its own: what is copied is counted later.
+    let counters = Arc::new(Counters::default());
+    let _ticker = ask.reporter.map(|reporter| {
+        reporter.event(&Event::Unpack {
+            source: ask.source.to_string(),
+            scratch: scratch.dir().display().to_string(),
+        });
+        Ticker::start(reporter, counters.clone(), 0)
+    });
+    let seen = |bytes| {
+        Counters::add(&counters.read, bytes);
+        counters.position.fetch_add(bytes, Ordering::Relaxed);
+    };
+    scratch.hold(format, stream, &seen).await.map(drop)
 }
 
 /// An image that only those can read who can go back in it, where nobody can.
@@ -74,22 +181,23 @@ fn must_seek(source: &Address, format: &str, belief: Belief) -> Error {
     let (what, hint) = match (belief, source) {
         (Belief::Disk, _) => (
             format!("{source} is a stream, and {format} cannot be read from one"),
-            "put it into a file first",
+            "--scratch DIR unpacks it there",
         ),
         (Belief::File, Address::Http(_)) => (
             format!(
                 "{source} holds a {format} image, which cannot be read forward; the server gives \
                  no parts of it, or it is compressed"
             ),
-            "a server that knows Range requests can, if it is not compressed; or unpack or \
-             download it into a file first",
+            "--scratch DIR unpacks it there; a server that knows Range requests needs no scratch \
+             space, if the image is not compressed",
         ),
         (Belief::File, _) => (
             format!("{source} holds a {format} image, which cannot be read forward"),
-            "unpack it into a file first",
+            "--scratch DIR unpacks it there",
         ),
     };
-    Error::new(Kind::Unsupported, what).hint(hint)
+    let error = Error::new(Kind::Unsupported, what).because(NeedsScratch);
+    error.hint(hint)
 }
 
 /// The disk in the order of its bytes, if it can be read in no other.
@@ -106,6 +214,7 @@ pub async fn in_order(
         reading,
         client: client_options(source, tuning, Arc::default()),
         files: true,
+        reporter: None,
     };
     match find(ask).await? {
         None => Ok(None),

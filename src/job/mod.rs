@@ -66,6 +66,7 @@ pub use incoming::in_order;
 pub use open::{Disk, any_source, host_of};
 pub use persist::copy;
 pub use place::state_directory;
+pub use prepare::size;
 pub use prove::Scope;
 pub use standing::{Standing, label_incomplete, standing};
 pub use stream::{Landing, TooLong, copy as copy_stream};

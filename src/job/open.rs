@@ -1,5 +1,6 @@
 //! Addresses to open endpoints.
 
+use super::incoming;
 use super::options::{Baseline, CopyOptions, ImageFormat, Making, Reading, Tuning};
 use super::web;
 use crate::address::Address;
@@ -133,6 +134,15 @@ pub async fn any_source(
 }
 
 async fn open_source(address: &Address, reading: &Reading, options: ClientOptions) -> Result<Disk> {
+    if let Some(opened) = incoming::from_scratch(address, reading, options.clone()).await? {
+        return Ok(Disk {
+            source: opened.source,
+            client: None,
+            image: opened.image,
+            // It was added up as it came.
+            checked: None,
+        });
+    }
     let (mut storage, client) = open_storage(address, reading, options).await?;
     let checked = match &reading.checksum {
         None => None,

@@ -99,16 +99,33 @@ async fn forward(incoming: Incoming, options: &CopyOptions, context: Context) ->
     }
 }
 
-/// The source, if it can only be read forward.
+/// Bytes of the disk that a copy would find; `None` if only its end tells. What has to be unpacked
+/// into scratch space is, and stays there for the copy.
+///
+/// # Errors
+/// As for [`copy`](super::copy).
+pub async fn size(options: &CopyOptions, context: &Context) -> Result<Option<u64>> {
+    match coming(options, context).await? {
+        Some(_) => Ok(None),
+        None => Ok(Some(opened(options, context).await?.source.size())),
+    }
+}
+
+/// The source, if it can only be read forward and that is enough.
 pub(super) async fn coming(options: &CopyOptions, context: &Context) -> Result<Option<Incoming>> {
     let retried = context.counters.retries.clone();
-    incoming::find(Ask {
+    let ask = |files| Ask {
         source: &options.source,
         reading: &options.reading,
-        client: open::client_options(&options.source, &options.tuning, retried),
-        files: incoming::is_enough(options),
-    })
-    .await
+        client: open::client_options(&options.source, &options.tuning, retried.clone()),
+        files,
+        reporter: Some(&context.reporter),
+    };
+    if incoming::is_enough(options) {
+        return incoming::find(ask(true)).await;
+    }
+    incoming::hold(ask(true)).await?;
+    incoming::find(ask(false)).await
 }
 
 /// The source, and its tracker.

@@ -10,6 +10,7 @@ use crate::nbd::client::Options as ClientOptions;
 use crate::source::Source;
 use crate::source::http::{self, HttpOptions};
 use crate::source::image::SourceStorage;
+use crate::source::scratch::NeedsScratch;
 use crate::source::stream::{self, Ahead, ByteStream, Summed};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
@@ -114,6 +115,6 @@ pub(super) async fn open(
 pub(super) fn only_whole(name: &str) -> Error {
     let what =
         format!("{name}: the server gives no parts of it, so it cannot be read in any order");
-    Error::new(Kind::Unsupported, what)
-        .hint("a server that knows Range requests can; or download it first")
+    let error = Error::new(Kind::Unsupported, what).because(NeedsScratch);
+    error.hint("--scratch DIR holds it there; a server that knows Range requests needs none")
 }

@@ -9,6 +9,14 @@ use serde::Serialize;
 #[serde(tag = "event", rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Event {
+    /// The source must be read here and there and comes only in order: it is unpacked first. Until the
+    /// pass starts, progress is that of unpacking.
+    Unpack {
+        /// The source, as people know it.
+        source: String,
+        /// The directory that it is unpacked into, without a name.
+        scratch: String,
+    },
     /// Both ends are open and every check has passed; nothing has been written yet.
     Start {
         /// The source, as people know it.

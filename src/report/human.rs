@@ -147,7 +147,8 @@ impl<W: Write + Send> Reporter for Human<W> {
                     self.line(&sentence(event));
                 }
             }
-            Event::Start { .. }
+            Event::Unpack { .. }
+            | Event::Start { .. }
             | Event::Phase { .. }
             | Event::Pass { .. }
             | Event::Forecast { .. }
@@ -173,7 +174,7 @@ impl<W: Write + Send> Reporter for Human<W> {
             Event::Warning { message } => {
                 self.line(&format!("diskferry: warning: {disk}: {message}"));
             }
-            Event::Start { .. } | Event::Done { .. } if chatty => {
+            Event::Unpack { .. } | Event::Start { .. } | Event::Done { .. } if chatty => {
                 self.line(&format!("{disk}: {}", sentence(event)));
             }
             Event::Barrier { .. } | Event::Probe { .. } if self.show.verbose => {
@@ -190,6 +191,7 @@ fn sentence(event: &Event) -> String {
         return text;
     }
     match event {
+        Event::Unpack { source, scratch } => format!("{source} is unpacked into {scratch}"),
         Event::Start {
             source,
             target,

@@ -51,6 +51,17 @@ impl FileSource {
             .map_err(|error| Error::io(format!("open {name}"), error))?
     }
 
+    /// The file of `size` bytes behind `queue`, which people know by `name` and journals by `id`.
+    #[must_use]
+    pub fn over(queue: Queue, name: String, id: String, size: u64) -> Self {
+        Self {
+            queue,
+            name,
+            id,
+            size,
+        }
+    }
+
     /// Whether reads go past the page cache.
     #[must_use]
     pub fn is_direct(&self) -> bool {

@@ -6,6 +6,7 @@
 //!  image/     a disk image over any of these    vddk/     a virtual disk of vSphere
 //!  http/      a disk image on a web server   checked.rs bytes that must have a checksum
 //!  stream/    what comes once, in order, and what is in it
+//!  scratch.rs what comes in order, unpacked so that it can be read anywhere
 //!  extents.rs all extents of a range, asked for on and on
 //! ```
 
@@ -16,6 +17,7 @@ pub mod file;
 pub mod http;
 pub mod image;
 pub mod nbd;
+pub mod scratch;
 pub mod stdin;
 pub mod stream;
 pub mod vddk;

@@ -36,6 +36,7 @@ mod qcow2;
 mod qmp;
 mod resume;
 mod rig;
+mod scratch;
 mod sources;
 mod targets;
 mod vddk;

@@ -8,10 +8,10 @@ use super::fault::Fault;
 use super::header::{self, First, Hosted, Kind, Packing};
 use super::layout::{DIRECTORY_AT_END, HostedHeader, Marker, SECTOR, marker};
 use super::sparse::longest;
-use super::{descriptor, layout};
+use super::{Vmdk, descriptor, layout};
 use crate::error::{Error, Result};
 use crate::extent::ByteRange;
-use crate::format::Codec;
+use crate::format::{Codec, Ends, Format};
 use bytes::{Buf, Bytes, BytesMut};
 use zerocopy::FromBytes;
 
@@ -220,6 +220,22 @@ impl Forward {
         };
         self.advance(padded);
         Ok(Step::Found(Piece::Grain(grain)))
+    }
+}
+
+/// Whether a VMDK that begins with `head` is none that can be read forward: its tables come first, or
+/// it is a descriptor. What is no VMDK is found out by who reads it.
+#[must_use]
+pub fn must_seek(head: &[u8]) -> bool {
+    let ends = Ends {
+        head,
+        tail: &[],
+        size: length(head.len()),
+    };
+    match first(head) {
+        Err(Fault::NoStream) => true,
+        Err(Fault::Magic | Fault::Short) => Vmdk.probe(&ends),
+        _ => false,
     }
 }
 

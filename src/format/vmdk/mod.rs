@@ -33,7 +33,7 @@ mod sparse;
 mod tests;
 
 pub use fault::Fault;
-pub use forward::{Forward, Grain, Piece};
+pub use forward::{Forward, Grain, Piece, must_seek};
 
 use super::{
     Ends, Facts, Format, Image, Layer, Mapped, Opener, PARTS_MAX, Storage, To, over, push_layer,

@@ -10,6 +10,7 @@ use crate::extent::ByteRange;
 use crate::format::{self, Format, Image, Opener, Policy, Storage, Wrapper, read_range};
 use crate::source::Source;
 use crate::source::http::Access;
+use crate::source::scratch::{NeedsScratch, Scratch};
 use crate::sys::blocking;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -31,6 +32,8 @@ pub struct Reading {
     pub disk: Option<String>,
     /// Compare an OVA with its manifest before it is read.
     pub check_manifest: bool,
+    /// Where it may be unpacked, if it cannot be read otherwise. For this one image only.
+    pub scratch: Option<Arc<Scratch>>,
 }
 
 /// A disk that is open, and the image that it is if it is not raw.
@@ -108,9 +111,10 @@ async fn not_wrapped(storage: &dyn Storage, path: Option<&Path>, reading: &Readi
         "{} is {wrapper} data, which can only be read forward",
         storage.identity()
     );
-    let hint = "copy without --verify, checksum, compare, inspect and map read it so; for all else \
-                unpack it into a file first";
-    Err(Error::new(Kind::Unsupported, what).hint(hint))
+    let hint = "--scratch DIR unpacks it there; without, copy without --verify, checksum, compare, \
+                inspect and map read a disk that can be read forward";
+    let error = Error::new(Kind::Unsupported, what).because(NeedsScratch);
+    Err(error.hint(hint))
 }
 
 /// What an image at `path` may open.

@@ -8,13 +8,18 @@ use super::footer::Unfooted;
 use super::ova::OvaStream;
 use super::{ByteStream, Peeked, Unwrap};
 use crate::error::{Error, Kind, Result};
-use crate::format::{Ends, HEAD, Wrapper, looks_like, named};
+use crate::format::{Ends, HEAD, Wrapper, looks_like, named, vmdk};
 use std::fs::File;
 use std::io::Read;
 use std::path::Path;
 
 /// Wrappers in each other that are unpacked: `disk.raw.gz.xz` happens.
 const DEPTH_MAX: usize = 2;
+
+/// Bytes that are looked at.
+fn head_len() -> usize {
+    usize::try_from(HEAD).unwrap_or(usize::MAX)
+}
 
 /// What a stream is.
 #[derive(Debug)]
@@ -24,7 +29,7 @@ pub enum Inside {
     /// A VMDK that can be read forward.
     Vmdk(Box<dyn ByteStream>),
     /// An image of the format named, which can only be read by those who can seek.
-    Seeking(&'static str),
+    Seeking(&'static str, Box<dyn ByteStream>),
 }
 
 /// Whether the first bytes of a stream decide what it is.
@@ -64,18 +69,33 @@ pub async fn inside(stream: Box<dyn ByteStream>, look: Look<'_>) -> Result<Insid
     }
     match wanted {
         Some("raw") => return Ok(Inside::Raw(stream)),
-        Some("vmdk") => return Ok(Inside::Vmdk(stream)),
+        Some("vmdk") => return Ok(of_vmdk(Peeked::new(stream, head_len()).await?)),
         Some("ova") => return of_ova(stream, look.disk).await,
-        Some(other) => return Ok(Inside::Seeking(named(other)?.name())),
+        Some(other) => return Ok(Inside::Seeking(named(other)?.name(), stream)),
         None => {}
     }
     let peeked = unwrapped(stream, belief).await?;
     match (looks(&peeked), belief) {
-        ("raw", _) => Ok(Inside::Raw(Box::new(Unfooted::new(Box::new(peeked))))),
-        (name, Belief::Disk) => Err(doubtful(&peeked, &format!("a {name} image"), name)),
-        ("vmdk", Belief::File) => Ok(Inside::Vmdk(Box::new(peeked))),
         ("ova", Belief::File) => of_ova(Box::new(peeked), look.disk).await,
-        (name, Belief::File) => Ok(Inside::Seeking(name)),
+        ("raw", _) | (_, Belief::File) => Ok(of_image(peeked, belief)),
+        (name, Belief::Disk) => Err(doubtful(&peeked, &format!("a {name} image"), name)),
+    }
+}
+
+/// An image that is in no archive.
+fn of_image(peeked: Peeked, belief: Belief) -> Inside {
+    match looks(&peeked) {
+        "raw" => Inside::Raw(Box::new(Unfooted::new(Box::new(peeked), belief))),
+        "vmdk" => of_vmdk(peeked),
+        name => Inside::Seeking(name, Box::new(peeked)),
+    }
+}
+
+/// A VMDK: some are made to be sent, and others are not.
+fn of_vmdk(peeked: Peeked) -> Inside {
+    match vmdk::must_seek(&peeked.head) {
+        true => Inside::Seeking("vmdk", Box::new(peeked)),
+        false => Inside::Vmdk(Box::new(peeked)),
     }
 }
 
@@ -89,9 +109,8 @@ pub async fn unpacked(stream: Box<dyn ByteStream>) -> Result<Box<dyn ByteStream>
 
 /// What is in the wrappers around `stream`, and its first bytes.
 async fn unwrapped(mut stream: Box<dyn ByteStream>, belief: Belief) -> Result<Peeked> {
-    let length = usize::try_from(HEAD).unwrap_or(usize::MAX);
     for _ in 0..=DEPTH_MAX {
-        let peeked = Peeked::new(stream, length).await?;
+        let peeked = Peeked::new(stream, head_len()).await?;
         let Some(wrapper) = Wrapper::of(&peeked.head) else {
             return Ok(peeked);
         };
@@ -122,11 +141,7 @@ fn looks(peeked: &Peeked) -> &'static str {
 async fn of_ova(stream: Box<dyn ByteStream>, disk: Option<&str>) -> Result<Inside> {
     let disk: Box<dyn ByteStream> = Box::new(OvaStream::open(stream, disk).await?);
     let peeked = unwrapped(disk, Belief::File).await?;
-    match looks(&peeked) {
-        "raw" => Ok(Inside::Raw(Box::new(Unfooted::new(Box::new(peeked))))),
-        "vmdk" => Ok(Inside::Vmdk(Box::new(peeked))),
-        name => Ok(Inside::Seeking(name)),
-    }
+    Ok(of_image(peeked, Belief::File))
 }
 
 fn doubtful(peeked: &Peeked, what: &str, name: &str) -> Error {

@@ -50,22 +50,22 @@ pub(super) fn sh(program: &str, args: &[&str]) {
 }
 
 /// A file system that is gone when dropped.
-pub(super) struct Mounted(TempDir);
+pub(crate) struct Mounted(TempDir);
 
 impl Mounted {
     #[track_caller]
-    pub(super) fn new(args: &[&str]) -> Self {
+    pub(crate) fn new(args: &[&str]) -> Self {
         let dir = room();
         let point = dir.path().to_str().unwrap();
         sh("mount", &[args, &[point]].concat());
         Self(dir)
     }
 
-    pub(super) fn tmpfs(size: u64) -> Self {
+    pub(crate) fn tmpfs(size: u64) -> Self {
         Self::new(&["-t", "tmpfs", "-o", &format!("size={size}"), "tmpfs"])
     }
 
-    pub(super) fn path(&self, name: &str) -> PathBuf {
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.0.path().join(name)
     }
 }

@@ -4,6 +4,7 @@ mod bad;
 mod copy;
 mod login;
 mod pod;
+mod scratch;
 mod store;
 
 use crate::rig::{Room, Web, random_disk};

@@ -147,7 +147,7 @@ async fn count(stream: Box<dyn ByteStream>, look: Look<'_>) -> Result<u64> {
     let (mut stream, mut forward) = match inside(stream, look).await? {
         Inside::Raw(stream) => (stream, None),
         Inside::Vmdk(stream) => (stream, Some(Forward::default())),
-        Inside::Seeking(_) => return Ok(0),
+        Inside::Seeking(..) => return Ok(0),
     };
     let (mut left, mut digest) = (64usize << 20, DefaultHasher::new());
     while let Some(bytes) = stream.next(Buffer::unbudgeted(64 << 10)).await? {
