@@ -37,6 +37,9 @@ pub struct Status {
     pub stopped: Option<String>,
     /// What is being tried again.
     pub trying: Option<String>,
+    /// No process drives it, and a snapshot of the VM may stand.
+    #[serde(default)]
+    pub snapshot_stands: bool,
     /// How it is known that the source is quiet.
     pub quiet: Option<String>,
     /// Each disk.
@@ -128,6 +131,7 @@ impl Status {
             called_off: state.called_off.clone(),
             stopped: state.stopped.clone(),
             trying: live.and_then(|live| live.trying.clone()),
+            snapshot_stands: live.is_none() && state.may_be_frozen(),
             quiet: state.quiet.as_ref().map(|quiet| quiet.evidence.clone()),
             disks: disks.collect(),
             forecast: serde_json::to_value(&forecast).unwrap_or_default(),
@@ -313,6 +317,13 @@ impl Status {
             if let Some(note) = note {
                 line(what, note);
             }
+        }
+        if self.snapshot_stands {
+            let point = self.point;
+            line(
+                "snapshot",
+                &format!("of point {point} may stand; what the VM overwrites is kept for it"),
+            );
         }
         if self.hold {
             line("hold", "no pass and no cutover until: diskferry resume");

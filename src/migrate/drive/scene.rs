@@ -131,7 +131,10 @@ impl Scene {
         tracing::info!(event = told, from = ?before.step, to = ?after.step, point = after.point);
         let (was, is) = (before.phase(), after.phase());
         if was != is {
-            let why = after.stopped.clone().or_else(|| after.called_off.clone());
+            // Of a cutover that was called off, once: what comes after it comes for other reasons.
+            let off = after.called_off.clone();
+            let off = off.filter(|_| before.called_off != after.called_off);
+            let why = after.stopped.clone().or(off);
             self.tell(&report::Event::Phase {
                 vm: self.plan.vm.clone(),
                 phase: status::name(is),

@@ -116,8 +116,11 @@ fn a_cancel_without_a_process_does_it_itself() {
     let run = stage.migrate();
     until("a first pass", || stage.record()["disks"][0]["begun"] == 1);
     run.kill();
+    let told = stage.steer("status").ok().stdout;
+    assert!(told.contains("snapshot   of point 1 may stand"), "{told}");
     stage.steer("cancel").ok();
     stage.assert_clean();
+    assert_eq!(stage.status()["snapshot_stands"], false);
     let label = fs::read_to_string(stage.directory().join("INCOMPLETE")).unwrap();
     assert!(label.contains("(disk system)"), "{label}");
 }
