@@ -32,6 +32,7 @@ use scene::{FIRST_DELAY, LONGEST_DELAY};
 
 use super::phase::{Action, Event, Refusal, State};
 use super::status;
+use crate::changes::guest::Guest;
 use crate::error::{Error, Kind, Result};
 use crate::pipeline::{Stop, Stopper};
 use crate::report;
@@ -95,7 +96,7 @@ pub(super) async fn drive(
                         () = sleep(delay) => continue,
                     }
                 }
-                None => return Err(fail(scene, error)?),
+                None => return Err(fail(scene, error).await?),
             },
             None => continue,
         };
@@ -107,10 +108,8 @@ pub(super) async fn drive(
         };
         if let (Event::PointLost(why), true) = (&event, lost >= LOST_MAX) {
             let what = format!("{lost} points were lost one after the other, the last one");
-            return Err(fail(
-                scene,
-                Error::new(Kind::Io, what).because(why.clone()),
-            )?);
+            let error = Error::new(Kind::Io, what).because(why.clone());
+            return Err(fail(scene, error).await?);
         }
         if let Event::PointLost(why) = &event {
             scene.warn(format!("point {}: {why}; another one is made", state.point));
@@ -200,9 +199,29 @@ fn turn(scene: &Scene, event: Event) -> Result<()> {
     }
 }
 
+/// Gives back a snapshot that nobody will watch: what the VM overwrites is kept for it, until there is
+/// no room and the VM stands still. Another one takes its place when somebody goes on.
+async fn give_back(scene: &Scene, why: &str) -> Result<()> {
+    let number = scene.book.state().point;
+    turn(scene, Event::PointLost(why.to_owned()))?;
+    let call = async |guest: &dyn Guest| guest.release(number).await;
+    match timeout(GRACE, scene.ask_once(call)).await {
+        Ok(Ok(())) => turn(scene, Event::Released),
+        // Then whoever goes on begins with it.
+        Ok(Err(error)) => {
+            tracing::warn!(number, "not given back: {}", error.line());
+            Ok(())
+        }
+        Err(_) => Ok(()),
+    }
+}
+
 /// Records a failure; gives it back for whoever called.
-fn fail(scene: &Scene, error: Error) -> Result<Error> {
+async fn fail(scene: &Scene, error: Error) -> Result<Error> {
     let why = error.line();
+    if scene.book.state().may_be_given_back() {
+        give_back(scene, &why).await?;
+    }
     turn(
         scene,
         match error.kind() {

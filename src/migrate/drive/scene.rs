@@ -205,6 +205,15 @@ impl Scene {
         }
     }
 
+    /// Asks the guest, and takes no for an answer.
+    pub(super) async fn ask_once<T>(
+        &self,
+        call: impl AsyncFn(&dyn Guest) -> Result<T>,
+    ) -> Result<T> {
+        let guest = self.guest().await?;
+        call(&*guest).await
+    }
+
     /// Bytes of each disk that changed since a point, if the guest can tell. Asked once.
     pub(super) async fn changed_since(&self, point: u32) -> Result<Option<Vec<Option<u64>>>> {
         let changed = self.guest().await?.changed_since(point).await?;

@@ -76,6 +76,20 @@ impl State {
             Step::Pass,
             Step::Release,
         ];
-        steps.contains(&self.step) && self.kind != PassKind::Final
+        let given_back = self.stopped.is_some() && self.step == Step::Snapshot && !self.begun;
+        steps.contains(&self.step) && self.kind != PassKind::Final && !given_back
+    }
+
+    /// Whether the snapshot of a VM that runs had better be given back than stand while nobody
+    /// watches how it grows. That of a first pass that has begun is worth more: what was copied from it
+    /// is of no use without it.
+    #[must_use]
+    pub fn may_be_given_back(&self) -> bool {
+        let cheap = match self.kind {
+            PassKind::Full => !self.begun,
+            PassKind::Delta => true,
+            PassKind::Final => false,
+        };
+        cheap && !self.inspect && matches!(self.step, Step::Snapshot | Step::Pass)
     }
 }

@@ -102,6 +102,13 @@ fn a_target_that_is_full_in_any_pass_stops_it_and_room_lets_it_go_on() {
     stage.until_durable(1);
     fs::write(&full, "").unwrap();
     assert_full(&stage, run);
+    // Nobody watches how a snapshot grows.
+    stage.assert_nothing_held();
+    let stopped = stage.status();
+    assert_eq!(
+        (&stopped["reached"], &stopped["snapshot_stands"]),
+        (&"delta".into(), &false.into())
+    );
     fs::remove_file(&full).unwrap();
     let run = stage.migrate();
     let durable = stage.record()["state"]["durable"].as_u64().unwrap();

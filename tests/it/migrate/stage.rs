@@ -299,6 +299,16 @@ impl Stage {
         assert_same_bytes(&self.disks[disk], target);
     }
 
+    /// Nothing is held on the VM as it was at some point. What changes may be recorded.
+    #[track_caller]
+    pub(super) fn assert_nothing_held(&mut self) {
+        let left = self.emulator.inventory();
+        let ours = left.difference(&self.before);
+        let held: Vec<_> = ours.filter(|name| !name.starts_with("bitmap ")).collect();
+        assert!(held.is_empty(), "held on the VM: {held:?}");
+        assert!(left.len() > self.before.len(), "changes are recorded");
+    }
+
     #[track_caller]
     pub(super) fn assert_clean(&mut self) {
         let left = self.emulator.inventory();
