@@ -47,7 +47,7 @@ mod wrapper;
 pub use chain::{Layer, over, push_layer};
 pub use facts::Facts;
 pub use image::{Image, Mapped, PARTS_MAX, To, push_mapped};
-pub use opener::{Files, Opener, Referenced};
+pub use opener::{Files, Opener, Referenced, SIBLINGS_MAX};
 pub use packed::{Codec, Packed};
 pub use pages::Pages;
 pub use refs::Policy;

@@ -18,7 +18,19 @@ pub trait Files: fmt::Debug + Send + Sync {
     /// # Errors
     /// `Refused` if that image may not open it; else it cannot be opened.
     async fn open(&self, dir: &Path, name: &str) -> Result<(PathBuf, Arc<dyn Storage>)>;
+
+    /// Names of files that an image in `dir` may perhaps open, and that end in `ending`, whatever its
+    /// case; at most [`SIBLINGS_MAX`] of them. By default there are none.
+    ///
+    /// # Errors
+    /// A directory cannot be read.
+    async fn siblings(&self, _dir: &Path, _ending: &str) -> Result<Vec<String>> {
+        Ok(Vec::new())
+    }
 }
+
+/// Files among which one is looked for by what it holds.
+pub const SIBLINGS_MAX: usize = 1024;
 
 /// Opens what one image names. Each image of a chain has its own.
 #[derive(Clone, Debug)]
@@ -158,6 +170,18 @@ impl Opener {
             ..self.clone()
         };
         Ok(Referenced { storage, opener })
+    }
+
+    /// Names that the image may perhaps open, of files that end in `ending`: for those who know their
+    /// parent by what is in it, and not by a name.
+    ///
+    /// # Errors
+    /// A directory cannot be read.
+    pub async fn siblings(&self, ending: &str) -> Result<Vec<String>> {
+        match &self.files {
+            Some(files) => files.siblings(&self.dir, ending).await,
+            None => Ok(Vec::new()),
+        }
     }
 
     /// Opens the image that this one calls `name`; of the format named, else of whichever it is.

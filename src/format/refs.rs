@@ -9,6 +9,7 @@
 use crate::error::{Error, Kind, Result};
 use rustix::fs::FileType;
 use std::fs;
+use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
@@ -43,6 +44,41 @@ impl Policy {
                 .map(|path| real(path))
                 .collect::<Result<_>>()?,
         })
+    }
+
+    /// Names of the files that an image in `dir` may perhaps open and that end in `ending`, whatever
+    /// its case: those beside it by their name, those in directories that the user allowed by their
+    /// path. At most `most`, in order. Blocks.
+    ///
+    /// # Errors
+    /// A directory cannot be read.
+    pub fn siblings(&self, dir: &Path, ending: &str, most: usize) -> io::Result<Vec<String>> {
+        let mut found = Vec::new();
+        for (at, place) in [(dir, Path::new(""))].into_iter().chain(
+            self.allowed
+                .iter()
+                .map(|dir| (dir.as_path(), dir.as_path())),
+        ) {
+            let at = match at.as_os_str().is_empty() {
+                true => Path::new("."),
+                false => at,
+            };
+            for entry in fs::read_dir(at)? {
+                let Ok(name) = entry?.file_name().into_string() else {
+                    continue;
+                };
+                let start = name.len().saturating_sub(ending.len());
+                let is_like = name.get(start..);
+                if is_like.is_some_and(|end| end.eq_ignore_ascii_case(ending)) {
+                    found.extend(place.join(name).to_str().map(str::to_owned));
+                }
+                if found.len() >= most {
+                    break;
+                }
+            }
+        }
+        found.sort();
+        Ok(found)
     }
 
     /// Finds the file that an image in `dir` calls `name`, and checks that it may be opened. Blocks.

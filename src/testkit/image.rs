@@ -220,4 +220,13 @@ impl Files for MemFiles {
         let gone = || Error::new(Kind::Io, format!("open {}: not there", path.display()));
         Ok((path.clone(), found.map(over).ok_or_else(gone)?))
     }
+
+    async fn siblings(&self, dir: &Path, ending: &str) -> Result<Vec<String>> {
+        let there = self.0.keys().filter(|path| path.parent() == Some(dir));
+        let names = there.filter_map(|path| path.file_name()?.to_str());
+        let found = names
+            .filter(|name| name.ends_with(ending))
+            .map(str::to_owned);
+        Ok(found.collect())
+    }
 }

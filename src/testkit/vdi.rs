@@ -13,6 +13,8 @@ pub struct Made {
     pub kind: u32,
     /// The last block comes first in the file.
     pub backwards: bool,
+    /// What its UUID, that of its state, and those of its parent are made of.
+    pub ids: [u8; 4],
 }
 
 impl Default for Made {
@@ -23,6 +25,7 @@ impl Default for Made {
             extra: 0,
             kind: 1,
             backwards: false,
+            ids: [7, 7, 0, 0],
         }
     }
 }
@@ -46,8 +49,9 @@ pub fn image(blocks: &[Option<Vec<u8>>], made: &Made) -> Vec<u8> {
     for field in [made.block, made.extra, blocks.len(), there] {
         bytes.extend(number(field).to_le_bytes());
     }
-    bytes.extend([7; 32]);
-    bytes.extend(0..16u8);
+    for id in made.ids {
+        bytes.extend([id; 16]);
+    }
     bytes.resize(512, 0);
     let mut order: Vec<usize> = (0..blocks.len())
         .filter(|at| blocks[*at].is_some())

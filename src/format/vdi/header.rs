@@ -27,11 +27,31 @@ pub enum Fault {
         /** What the header says. */
         found: u32,
     },
-    /// A difference, which names its parent by UUID only.
-    #[error("it is a difference to the image {parent}, and does not say in which file that is")]
-    Difference {
+    /// A difference, which names its parent by UUID only, and that is not there.
+    #[error("it is a difference to the image {parent}, and no VDI beside it is that one")]
+    Orphan {
         /** UUID of the parent. */
         parent: String,
+    },
+    /// A difference whose parent is there, and was written to since.
+    #[error(
+        "it is a difference to the image {parent} in {file} as it was before that was written to"
+    )]
+    Changed {
+        /** UUID of the parent. */
+        parent: String,
+        /** Its file. */
+        file: String,
+    },
+    /// A difference whose parent may be any of several files.
+    #[error("it is a difference to the image {parent}, which both {one} and {other} are")]
+    Ambiguous {
+        /** UUID of the parent. */
+        parent: String,
+        /** A file. */
+        one: String,
+        /** Another one. */
+        other: String,
     },
     /// A number that cannot be.
     #[error("its {name} of {found:#x} makes no sense")]
@@ -65,15 +85,21 @@ impl Fault {
     /// The error, `doing` something to the image.
     pub(super) fn while_doing(self, doing: String) -> Error {
         let kind = match self {
-            Self::Version { .. } | Self::Type { .. } | Self::Difference { .. } => {
-                ErrorKind::Unsupported
-            }
+            Self::Version { .. } | Self::Type { .. } => ErrorKind::Unsupported,
+            Self::Orphan { .. } => ErrorKind::Io,
+            Self::Ambiguous { .. } => ErrorKind::Refused,
             _ => ErrorKind::Corrupt,
         };
         let error = Error::new(kind, doing);
         match self {
             Self::Outside { .. } => error.hint("the file is cut off, or it is damaged"),
-            Self::Difference { .. } => error.hint("merge it: VBoxManage clonemedium FILE NEW"),
+            Self::Orphan { .. } => {
+                error.hint("put the parent beside it, or name its directory: --allow-backing DIR")
+            }
+            Self::Changed { .. } => {
+                error.hint("the guest of the parent ran since, or it is a copy")
+            }
+            Self::Ambiguous { .. } => error.hint("take the copies away"),
             _ => error,
         }
         .because(self)
@@ -91,12 +117,36 @@ pub(super) struct Disk {
     data: u64,
     blocks: u32,
     pub(super) fixed: bool,
-    pub(super) id: String,
+    pub(super) id: Uuid,
+    /// Changes whenever somebody writes to it.
+    pub(super) modified: Uuid,
+    pub(super) parent: Option<Parent>,
+}
+
+/// As it is stored.
+pub(super) type Uuid = [u8; 16];
+
+/// The image that this one is a difference to.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) struct Parent {
+    pub(super) id: Uuid,
+    /// What its `modified` must be; zeroes if nobody noted that.
+    pub(super) modified: Uuid,
+}
+
+impl Parent {
+    /// Whether `disk` is as this says.
+    pub(super) fn is_unchanged(&self, disk: &Disk) -> bool {
+        let unknown = self.modified == Uuid::default() || disk.modified == Uuid::default();
+        unknown || self.modified == disk.modified
+    }
 }
 
 /// What an entry of the block map says.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum Block {
+    /// In the parent; without one it is zero.
+    Below,
     Zero,
     At(u64),
 }
@@ -115,12 +165,14 @@ pub(super) fn header(bytes: &[u8], size: u64) -> Result<Disk, Fault> {
     let fixed = match header.image_type.get() {
         image_type::NORMAL => false,
         image_type::FIXED => true,
-        image_type::UNDO | image_type::DIFFERENCE => {
-            let parent = uuid(&header.uuid_linkage);
-            return Err(Fault::Difference { parent });
-        }
+        image_type::DIFFERENCE => false,
         found => return Err(Fault::Type { found }),
     };
+    let is_difference = header.image_type.get() == image_type::DIFFERENCE;
+    let parent = is_difference.then_some(Parent {
+        id: header.uuid_linkage,
+        modified: header.uuid_parent_modify,
+    });
     let number = |name, found: u64, holds: bool| match holds {
         true => Ok(()),
         false => Err(Fault::Number { name, found }),
@@ -146,15 +198,19 @@ pub(super) fn header(bytes: &[u8], size: u64) -> Result<Disk, Fault> {
         data: header.data_offset.get().into(),
         blocks,
         fixed,
-        id: uuid(&header.uuid_create),
+        id: header.uuid_create,
+        modified: header.uuid_modify,
+        parent,
     })
 }
 
 impl Disk {
     /// What an entry of the map says of its block.
     pub(super) fn block(&self, entry: u32) -> Result<Block, Fault> {
-        if entry == FREE || entry == ZERO {
-            return Ok(Block::Zero);
+        match entry {
+            FREE => return Ok(Block::Below),
+            ZERO => return Ok(Block::Zero),
+            _ => {}
         }
         if entry >= self.blocks {
             let blocks = self.blocks;
@@ -168,7 +224,7 @@ impl Disk {
 }
 
 /// A UUID as people write it; it is stored as Windows does.
-fn uuid(bytes: &[u8; 16]) -> String {
+pub(super) fn uuid(bytes: &Uuid) -> String {
     let [a, b, c, d, e, f, g, h, rest @ ..] = bytes;
     let hex = |part: &[u8]| {
         part.iter()

@@ -15,7 +15,6 @@ pub(super) const SIGNATURE_AT: usize = 64;
 pub(super) mod image_type {
     pub(in super::super) const NORMAL: u32 = 1;
     pub(in super::super) const FIXED: u32 = 2;
-    pub(in super::super) const UNDO: u32 = 3;
     pub(in super::super) const DIFFERENCE: u32 = 4;
 }
 

@@ -7,15 +7,18 @@
 //! ```text
 //!  layout.rs   bytes as VirtualBox has them             no logic
 //!  header.rs   a header that was checked                no I/O
+//!  open.rs     a file, and the parents that it is a difference to
 //!  mod.rs      a checked header → where bytes are
 //!  promises.rs   what the parsers promise, for fuzz targets
 //! ```
 //!
-//! Not read: differences. They name their parent by UUID, and only the registry of the machine that
-//! made them knows its file.
+//! A difference names its parent by UUID. Which file that is, only the registry of the machine knows
+//! that made it; here it is looked for among the VDIs beside the image. Not read: undo images, which
+//! no VirtualBox of this century makes.
 
 mod header;
 mod layout;
+mod open;
 #[cfg(feature = "testkit")]
 pub mod promises;
 #[cfg(test)]
@@ -23,12 +26,12 @@ mod tests;
 
 pub use header::Fault;
 
-use super::{Ends, Facts, Format, Image, Mapped, Opener, PARTS_MAX, Pages, Storage, To};
-use super::{push_mapped, read_range};
+use super::{Ends, Facts, Format, Image, Layer, Mapped, Opener, PARTS_MAX, Pages, Storage, To};
+use super::{over, push_layer};
 use crate::error::{Error, Result};
 use crate::extent::ByteRange;
 use async_trait::async_trait;
-use header::{Block, Disk};
+use header::{Block, Disk, uuid};
 use std::sync::Arc;
 
 /// Entries of the map that are read at once: 16 KiB of it.
@@ -49,15 +52,8 @@ impl Format for Vdi {
         signature.starts_with(&layout::SIGNATURE.to_le_bytes())
     }
 
-    async fn open(&self, storage: Arc<dyn Storage>, _opener: &Opener) -> Result<Arc<dyn Image>> {
-        let len = u64::try_from(size_of::<layout::Header>()).unwrap_or(0);
-        let head = ByteRange::new(0, len);
-        let bytes = read_range(storage.as_ref(), "header", head).await?;
-        let disk = header::header(&bytes, storage.size());
-        let doing = || format!("open {}", storage.identity());
-        let disk = disk.map_err(|fault| fault.while_doing(doing()))?;
-        let pages = Pages::new(storage);
-        Ok(Arc::new(VdiImage { pages, disk }))
+    async fn open(&self, storage: Arc<dyn Storage>, opener: &Opener) -> Result<Arc<dyn Image>> {
+        Ok(Arc::new(open::image(storage, opener).await?))
     }
 }
 
@@ -65,6 +61,7 @@ impl Format for Vdi {
 struct VdiImage {
     pages: Pages,
     disk: Disk,
+    parent: Option<Box<VdiImage>>,
 }
 
 impl VdiImage {
@@ -98,16 +95,23 @@ impl Image for VdiImage {
     }
 
     fn facts(&self) -> Facts {
-        let kind = if self.disk.fixed { "fixed" } else { "dynamic" };
+        let kind = match (&self.disk.parent, self.disk.fixed) {
+            (Some(_), _) => "difference",
+            (None, true) => "fixed",
+            (None, false) => "dynamic",
+        };
+        let parent = self.disk.parent.map(|parent| uuid(&parent.id));
         Facts {
             format: Vdi.name(),
             file: self.pages.storage().identity().name,
             virtual_size: self.disk.size,
             cluster_size: Some(self.disk.block),
+            backing: self.parent.as_ref().map(|parent| Box::new(parent.facts())),
             ..Facts::default()
         }
         .with("type", kind)
-        .with("id", self.disk.id.as_str())
+        .with("id", uuid(&self.disk.id))
+        .with("parent id", parent)
     }
 
     async fn map(&self, range: ByteRange) -> Result<Vec<Mapped>> {
@@ -126,12 +130,14 @@ impl Image for VdiImage {
             let whole = ByteRange::at(number.saturating_mul(self.disk.block), self.disk.block);
             let range = whole.intersect(range);
             let block = self.disk.block(u32::from_le_bytes(*entry));
-            let to = match block.map_err(|fault| self.failed(fault, whole.start))? {
-                Block::Zero => To::Zero,
-                Block::At(at) => self.here(at, whole, range.start)?,
+            let layer = match block.map_err(|fault| self.failed(fault, whole.start))? {
+                Block::Below => Layer::Below,
+                Block::Zero => Layer::Here(To::Zero),
+                Block::At(at) => Layer::Here(self.here(at, whole, range.start)?),
             };
-            push_mapped(&mut found, Mapped { range, to });
+            push_layer(&mut found, range, layer);
         }
-        Ok(found)
+        let parent = self.parent.as_deref().map(|parent| parent as &dyn Image);
+        over(found, parent).await
     }
 }

@@ -6,7 +6,7 @@
     reason = "a panic is what tells of a broken promise"
 )]
 
-use super::header::{Block, header};
+use super::header::{Block, header, uuid};
 
 /// The end of the largest file there is.
 const FAR: u64 = u64::MAX >> 1;
@@ -29,7 +29,7 @@ fn image(input: &[u8], size: u64) -> bool {
     assert!(disk.block.is_power_of_two() && (512..=256 << 20).contains(&disk.block));
     assert!(disk.map.end <= size);
     assert_eq!(disk.map.len(), disk.size.div_ceil(disk.block) * 4);
-    assert_eq!(disk.id.len(), 36);
+    assert_eq!(uuid(&disk.id).len(), 36);
     let first = disk.block(0);
     for bytes in input.as_chunks::<4>().0 {
         let entry = u32::from_le_bytes(*bytes);

@@ -4,7 +4,7 @@ use crate::buffer::Buffer;
 use crate::endpoint::{Identity, Limits};
 use crate::error::{Error, Result};
 use crate::extent::{ByteRange, Extent};
-use crate::format::{AtHand, Files, Policy, Storage};
+use crate::format::{AtHand, Files, Policy, SIBLINGS_MAX, Storage};
 use crate::source::Source;
 use crate::source::file::{FileSource, FileSourceOptions};
 use crate::sys::blocking;
@@ -75,5 +75,11 @@ impl Files for LocalFiles {
         let path = found.map_err(|error| Error::io(format!("find {name:?}"), error))??;
         let source = FileSource::open(&path, FileSourceOptions::default()).await?;
         Ok((path, Arc::new(SourceStorage::new(Arc::new(source)))))
+    }
+
+    async fn siblings(&self, dir: &Path, ending: &str) -> Result<Vec<String>> {
+        let (policy, from, ending) = (Arc::clone(&self.policy), dir.to_owned(), ending.to_owned());
+        let found = blocking(move || policy.siblings(&from, &ending, SIBLINGS_MAX)).await;
+        found.map_err(|error| Error::io(format!("look into {}", dir.display()), error))
     }
 }

@@ -76,12 +76,26 @@ pub(crate) fn by_qemu(room: &Room, format: &str, image: &str, name: &str) -> Pat
 /// `tests/run peers` puts beside the build.
 #[track_caller]
 pub(crate) fn by_another(room: &Room, format: &str, image: &str, name: &str) -> PathBuf {
+    by_another_over(room, format, image, name, &[])
+}
+
+/// The same of a difference over `parents`, the nearest first.
+#[track_caller]
+pub(crate) fn by_another_over(
+    room: &Room,
+    format: &str,
+    image: &str,
+    name: &str,
+    parents: &[&str],
+) -> PathBuf {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let python = Path::new(env!("CARGO_TARGET_TMPDIR")).join("../readers/bin/python3");
     let script = root.join("tests/read-image").display().to_string();
     let (from, to) = (at(room, image), at(room, name));
     let python = python.display().to_string();
-    run(&python, [script.as_str(), format, &from, &to]);
+    let parents: Vec<_> = parents.iter().map(|name| at(room, name)).collect();
+    let words = [script.as_str(), format, &from, &to].map(str::to_owned);
+    run(&python, words.into_iter().chain(parents));
     room.path(name)
 }
 

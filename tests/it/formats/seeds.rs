@@ -94,7 +94,17 @@ fn others() -> Vec<Seed> {
         extra: 512,
         ..vdi::Made::default()
     };
+    let difference = vdi::Made {
+        kind: 4,
+        ids: [3, 33, 2, 22],
+        ..image.clone()
+    };
     vec![
+        (
+            "vdi_parts",
+            "difference",
+            vdi::image(&blocks, &difference)[..1024].to_vec(),
+        ),
         (
             "vhd_parts",
             "dynamic",

@@ -3,7 +3,7 @@
 use crate::formats::{convert, mixed_disk};
 use crate::rig::Room;
 use diskferry::testkit::vmdk::{Grain, cowd, descriptor, se_sparse};
-use diskferry::testkit::{ova, vhd, vhdx};
+use diskferry::testkit::{ova, vdi, vhd, vhdx};
 use std::fs;
 
 /// The files of an image.
@@ -38,6 +38,7 @@ pub(super) fn all(room: &Room) -> Vec<Sound> {
     found.extend(esx());
     found.push(differencing(&disk));
     found.push(logged());
+    found.push(difference());
     let stream = found.iter().find(|sound| sound.name == "stream").unwrap();
     let vmdk = stream.files[0].1.clone();
     let ovf = ova::descriptor(&[("disk.vmdk", 300 << 10)]);
@@ -104,6 +105,29 @@ fn by_qemu_img(room: &Room) -> Vec<Sound> {
         sound(format, name, fs::read(room.path("image")).unwrap())
     });
     made.collect()
+}
+
+/// A difference of VirtualBox, which finds its parent by what is in it.
+fn difference() -> Sound {
+    let blocks = |seed: u8| -> Vec<_> {
+        let block = |number: u8| (number % 3 == seed).then(|| vec![number + 1; 4096]);
+        (0..40).map(block).collect()
+    };
+    let made = |kind, ids| vdi::Made {
+        size: 40 * 4096,
+        block: 4096,
+        kind,
+        ids,
+        ..vdi::Made::default()
+    };
+    let top = vdi::image(&blocks(1), &made(4, [2, 22, 1, 11]));
+    let base = vdi::image(&blocks(0), &made(1, [1, 11, 0, 0]));
+    Sound {
+        format: "vdi",
+        name: "difference",
+        files: vec![("top.vdi", top), ("base.vdi", base)],
+        damaged: "top.vdi",
+    }
 }
 
 /// Redo logs of ESX, which are parts of a disk that a descriptor names.
