@@ -119,6 +119,7 @@ impl ImageOptions {
     /// As the engine takes it.
     pub(super) fn reading(&self) -> Reading {
         Reading {
+            layers: None,
             format: self.source_format.clone(),
             allow: self.allow_backing.clone(),
             snapshot: self.snapshot.clone(),

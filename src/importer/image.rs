@@ -19,6 +19,7 @@ pub(super) enum Store {
     Http,
     S3,
     Gcs,
+    Registry,
 }
 
 impl Store {
@@ -28,6 +29,7 @@ impl Store {
             Self::Http => "http",
             Self::S3 => "s3",
             Self::Gcs => "gcs",
+            Self::Registry => "registry",
         }
     }
 }
@@ -46,6 +48,8 @@ pub(super) struct Image {
     pub(super) certificates: Option<PathBuf>,
     /// Any certificate will do.
     pub(super) insecure: bool,
+    /// Which of several container images is wanted.
+    pub(super) architecture: Option<String>,
     /// The key of a service account.
     pub(super) key_file: Option<PathBuf>,
     /// Written by another container of the pod when it serves the image.
@@ -74,8 +78,9 @@ impl Image {
             headers: headers.map(|(_, line)| Secret::new(line.clone())).collect(),
             checksum,
             certificates: some("IMPORTER_CERT_DIR").map(PathBuf::from),
-            insecure: store == Store::Http
+            insecure: matches!(store, Store::Http | Store::Registry)
                 && truth(&some("INSECURE_TLS").unwrap_or_default()) == Some(true),
+            architecture: some("IMPORTER_REGISTRY_IMAGE_ARCHITECTURE"),
             key_file: some("GOOGLE_APPLICATION_CREDENTIALS").map(PathBuf::from),
             ready: some("IMPORTER_READY_FILE").map(PathBuf::from),
             done: some("IMPORTER_DONE_FILE").map(PathBuf::from),

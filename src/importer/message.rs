@@ -5,6 +5,7 @@
 
 use crate::error::Error;
 use serde::Serialize;
+use std::collections::BTreeMap;
 use std::io;
 
 /// Bytes that Kubernetes keeps of a message.
@@ -20,6 +21,8 @@ pub(super) struct Message {
     pub(super) preallocation_applied: Option<bool>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) vddk_info: Option<VddkInfo>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) labels: Option<BTreeMap<String, String>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) message: Option<String>,
 }

@@ -18,6 +18,7 @@
 //!  find.rs       the VM, the disk and the snapshot that are meant
 //!  vddk.rs       a disk of a VM           blank.rs   an empty disk
 //!  image.rs      which image is imported  web.rs     an image on a server
+//!  pulled.rs     a disk in a container image
 //!  wishes.rs     what every import asks of the engine                pure
 //!  archive.rs    files in a tar archive
 //!  teller.rs     what the engine tells, in the log
@@ -25,8 +26,7 @@
 //!  promises.rs   what the parsers promise, for fuzz targets
 //! ```
 //!
-//! Not built: `registry` and `imageio`. They are answered as the original answers a source that it
-//! does not know.
+//! Not built: `imageio`. It is answered as the original answers a source that it does not know.
 
 mod archive;
 mod blank;
@@ -39,6 +39,7 @@ mod patience;
 mod place;
 #[cfg(feature = "testkit")]
 pub mod promises;
+mod pulled;
 mod quantity;
 mod serve;
 mod settings;

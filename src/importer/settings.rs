@@ -124,6 +124,7 @@ impl Settings {
             "http" => SourceKind::Image(Box::new(Image::read(Store::Http, env)?)),
             "s3" => SourceKind::Image(Box::new(Image::read(Store::S3, env)?)),
             "gcs" => SourceKind::Image(Box::new(Image::read(Store::Gcs, env)?)),
+            "registry" => SourceKind::Image(Box::new(Image::read(Store::Registry, env)?)),
             "none" => SourceKind::Blank,
             other => SourceKind::Unknown(other.to_owned()),
         };
@@ -344,7 +345,7 @@ mod tests {
 
     #[test]
     fn a_source_that_is_not_built_is_unknown() {
-        for name in ["registry", "imageio", "glance", ""] {
+        for name in ["imageio", "glance", ""] {
             let settings = with(&[("IMPORTER_SOURCE", name), ("IMPORTER_ENDPOINT", "-")]).unwrap();
             assert_eq!(settings.source, SourceKind::Unknown(name.to_owned()));
         }

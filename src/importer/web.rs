@@ -6,6 +6,7 @@ use super::message::{Message, failure};
 use super::metrics::Gauge;
 use super::patience::patiently;
 use super::place::Place;
+use super::pulled;
 use super::settings::Settings;
 use super::teller::Teller;
 use super::wishes::options;
@@ -19,6 +20,7 @@ use crate::job::{self, Context, TooLong};
 use crate::pipeline::Stop;
 use crate::secret::{Place as SecretPlace, Secret};
 use crate::source::http::{Access, Gcs, Login, S3, Sign};
+use crate::source::registry::ContainerImage;
 use crate::source::scratch::{NeedsScratch, Scratch};
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -40,6 +42,9 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 const COPYING: &str = "Unable to process data";
 
+/// The words that the controller takes for an image that cannot be had.
+const PULLING: &str = "Unable to process data: failed to pull image";
+
 /// Copies the image.
 pub(super) async fn import(
     settings: &Settings,
@@ -58,7 +63,9 @@ pub(super) async fn import(
         Ok(message) => End::Done(Some(message)),
         // Another try would get the same bytes: the controller is told so, and not by a failure,
         // after which it would start another pod.
-        Err((doing, error)) if error.caused_by::<Unlike>().is_some() => {
+        Err((doing, error))
+            if image.store == Store::Http && error.caused_by::<Unlike>().is_some() =>
+        {
             import.remove();
             let line = failure(&doing, &error);
             log(&line);
@@ -111,7 +118,10 @@ impl Import<'_> {
         let place = Place::find(self.settings, self.root).map_err(connecting)?;
         let endpoint = stop.clone().interrupts(self.endpoint()).await;
         let endpoint = endpoint.map_err(|error| (doing.clone(), error))?;
-        let options = self.options(&endpoint, &place).map_err(connecting)?;
+        let pulled = self.pulled(stop.clone()).await;
+        let pulled = pulled.map_err(|error| (PULLING.to_owned(), error))?;
+        let options = self.options(&endpoint, &place, pulled.as_ref());
+        let options = options.map_err(connecting)?;
         let teller = Arc::new(Teller::default());
         let context = Context {
             counters: self.gauge.counters.clone(),
@@ -142,21 +152,24 @@ impl Import<'_> {
         };
         let copy = || job::copy(&options, context.clone());
         let copied = patiently(self.settings.retry, stop, copy).await;
-        let size = copied
-            .map_err(|error| copying(too_long(error, &place)))?
-            .size;
-        if !place.is_block {
-            let size = place.grown(self.settings.image_size, size);
-            place
-                .grow(size, self.settings.preallocation)
-                .map_err(copying)?;
-        }
+        let copied = copied.map_err(|error| copying(too_long(error, &place)))?;
+        self.grow(copied.size, &place).map_err(copying)?;
         self.gauge.complete();
         self.touch_done();
         Ok(Message {
             scratch_space_required: Some(false),
+            labels: pulled.and_then(|image| pulled::labels(&image.environment)),
             ..Message::complete(self.settings.preallocation)
         })
+    }
+
+    /// Makes a file as large as the volume was asked to be.
+    fn grow(&self, size: u64, place: &Place) -> Result<()> {
+        if place.is_block {
+            return Ok(());
+        }
+        let size = place.grown(self.settings.image_size, size);
+        place.grow(size, self.settings.preallocation)
     }
 
     /// Whether a disk of `size` bytes fits.
@@ -184,7 +197,7 @@ impl Import<'_> {
         }
         let endpoint = stop.clone().interrupts(self.endpoint()).await;
         let endpoint = endpoint.map_err(connecting)?;
-        let options = self.options(&endpoint, &place).map_err(connecting)?;
+        let options = self.options(&endpoint, &place, None).map_err(connecting)?;
         let counters = &self.gauge.counters;
         let stream = || job::unpacked(&options, counters.retries.clone());
         let stream = patiently(self.settings.retry, stop.clone(), stream);
@@ -236,8 +249,27 @@ impl Import<'_> {
         }
     }
 
-    fn options(&self, endpoint: &str, place: &Place) -> Result<CopyOptions> {
-        let signer = self.signer(endpoint)?;
+    /// The image, if it is one of containers.
+    async fn pulled(&self, stop: Stop) -> Result<Option<ContainerImage>> {
+        if self.image.store != Store::Registry {
+            return Ok(None);
+        }
+        let find = || pulled::find(self.image, self.trust(), PATIENCE);
+        let found = patiently(self.settings.retry, stop.clone(), find);
+        stop.interrupts(found).await.map(Some)
+    }
+
+    fn options(
+        &self,
+        endpoint: &str,
+        place: &Place,
+        pulled: Option<&ContainerImage>,
+    ) -> Result<CopyOptions> {
+        let first = pulled.and_then(|image| image.layers.first());
+        let signer = match first {
+            Some(layer) => Some(Arc::clone(&layer.sign)),
+            None => self.signer(endpoint)?,
+        };
         let source = match &signer {
             Some(signer) => Address::Http(signer.sign()?.url.to_string()),
             None => Address::Http(endpoint.to_owned()),
@@ -252,6 +284,7 @@ impl Import<'_> {
                 access: self.access(signer)?,
                 checksum: self.image.checksum.clone(),
                 scratch: self.scratch(),
+                layers: pulled.map(|image| image.layers.clone().into()),
                 ..Reading::default()
             },
             ..engine
@@ -268,7 +301,7 @@ impl Import<'_> {
     fn signer(&self, endpoint: &str) -> Result<Option<Arc<dyn Sign>>> {
         let login = self.image.login.as_ref();
         Ok(match self.image.store {
-            Store::Http => None,
+            Store::Http | Store::Registry => None,
             Store::S3 => {
                 let login = login.map(|(user, secret)| (user.as_str(), secret));
                 Some(Arc::new(S3::parse(endpoint, login)?))

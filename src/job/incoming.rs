@@ -131,6 +131,16 @@ async fn stream(ask: &Ask<'_>) -> Result<Option<(Box<dyn ByteStream>, Belief)>> 
         Address::Path(path) if ask.files && is_packed(path, format).await? => {
             (file(path).await?, Belief::File)
         }
+        Address::Http(_) if reading.layers.is_some() => {
+            if !ask.files {
+                let what =
+                    format!("{source} comes in order only, and a proof or a journal is wanted");
+                return Err(Error::new(Kind::Unsupported, what).because(NeedsScratch));
+            }
+            let layers = reading.layers.as_deref().unwrap_or_default();
+            let client = ask.client.clone();
+            (web::contained(layers, reading, client).await?, Belief::File)
+        }
         Address::Http(url) if ask.files => {
             match web::stream(url, reading, ask.client.clone()).await? {
                 Some(stream) => (stream, Belief::File),

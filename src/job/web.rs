@@ -10,10 +10,14 @@ use crate::nbd::client::Options as ClientOptions;
 use crate::source::Source;
 use crate::source::http::{self, HttpOptions};
 use crate::source::image::SourceStorage;
+use crate::source::registry::Layer;
 use crate::source::scratch::NeedsScratch;
-use crate::source::stream::{self, Ahead, ByteStream, Summed};
+use crate::source::stream::{self, Ahead, ByteStream, LayerFile, Summed};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
+
+/// Where a container image has its disk.
+const DISK_FOLDER: &str = "disk";
 
 /// What is on a web server is a file: it is what it looks like, unless the user says what it is.
 ///
@@ -89,6 +93,43 @@ pub async fn unpacked(
     .await
 }
 
+/// The disk in a container image: the only file below `/disk` of the first layer that has one. Layers
+/// are read in order until there is one.
+///
+/// # Errors
+/// A layer cannot be read, or none holds a disk.
+pub(super) async fn contained(
+    layers: &[Layer],
+    reading: &Reading,
+    client: ClientOptions,
+) -> Result<Box<dyn ByteStream>> {
+    for layer in layers {
+        let options = http_options(reading, client.clone());
+        let stream: Box<dyn ByteStream> = match http::open(layer.sign.clone(), &options).await? {
+            http::Opened::Whole(whole) => Box::new(whole),
+            http::Opened::InParts(source) => Box::new(Ahead::new(Arc::new(source))),
+        };
+        let stream = stream::unpacked(Box::new(Summed::new(stream, &layer.checksum))).await?;
+        if let Some(disk) = LayerFile::find(stream, DISK_FOLDER).await? {
+            return Ok(Box::new(disk));
+        }
+    }
+    let what = format!(
+        "none of {} layers holds a file below /{DISK_FOLDER}",
+        layers.len()
+    );
+    Err(Error::new(Kind::Refused, what).hint("is it a containerDisk?"))
+}
+
+fn http_options(reading: &Reading, options: ClientOptions) -> HttpOptions {
+    HttpOptions {
+        access: reading.access.clone(),
+        connections: options.connections,
+        retry: options.retry,
+        retried: options.retried,
+    }
+}
+
 /// Looks at an object on a web server.
 ///
 /// # Errors
@@ -102,13 +143,7 @@ pub(super) async fn open(
         Some(signer) => Arc::clone(signer),
         None => Arc::new(http::AsItIs(http::parse_url(url)?)),
     };
-    let options = HttpOptions {
-        access: reading.access.clone(),
-        connections: options.connections,
-        retry: options.retry,
-        retried: options.retried,
-    };
-    http::open(sign, &options).await
+    http::open(sign, &http_options(reading, options)).await
 }
 
 /// An object that cannot be read by ranges where that is needed.

@@ -7,6 +7,7 @@
 //!  http/      a disk image on a web server   checked.rs bytes that must have a checksum
 //!  stream/    what comes once, in order, and what is in it
 //!  scratch.rs what comes in order, unpacked so that it can be read anywhere
+//!  registry/  a disk in a container image
 //!  extents.rs all extents of a range, asked for on and on
 //! ```
 
@@ -17,6 +18,7 @@ pub mod file;
 pub mod http;
 pub mod image;
 pub mod nbd;
+pub mod registry;
 pub mod scratch;
 pub mod stdin;
 pub mod stream;

@@ -186,7 +186,7 @@ fn a_delta_without_a_disk_is_refused_and_unknown_sources_are_named() {
     ];
     let message = pod.import(1, &delta);
     assert!(message.ends_with("Disk image does not exist, cannot apply deltas for warm migration"));
-    for source in ["registry", "imageio", "glance"] {
+    for source in ["imageio", "glance"] {
         let message = pod.import(1, &[("IMPORTER_SOURCE", source)]);
         assert_eq!(message, format!("Unknown data source: {source}"));
     }

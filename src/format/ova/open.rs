@@ -81,7 +81,8 @@ async fn members(storage: &Arc<dyn Storage>) -> Result<(Members, bool)> {
                 walk.extra(&bytes).map_err(|fault| failed(fault, at))?;
                 at = at.saturating_add(padded(len));
             }
-            Next::File(member) => {
+            // An OVA holds nothing else.
+            Next::File(member) | Next::Other(member) => {
                 let range = ByteRange::at(at, member.size);
                 // A range that does not fit its numbers is cut, and must not look whole.
                 if range.end > size || range.len() != member.size {

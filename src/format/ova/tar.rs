@@ -2,7 +2,8 @@
 //!
 //! POSIX.1-1988 ("ustar") and -2001 ("pax"), and the long names of GNU tar. An OVA holds regular
 //! files and nothing else, so links, devices and sparse files are refused rather than passed over:
-//! what is read must be what everybody else reads.
+//! what is read must be what everybody else reads. A layer of a container image holds a file system, so
+//! there they are told of.
 
 use super::Fault;
 
@@ -11,6 +12,9 @@ pub const BLOCK: u64 = 512;
 
 /// Members of an OVA. Real ones have a few dozen at most.
 const MEMBERS_MAX: usize = 4096;
+
+/// Of a layer: those of an operating system have some hundred thousand.
+const LAYER_MAX: usize = 4 << 20;
 
 /// Longest pax header or long name.
 const EXTRA_MAX: u64 = 64 << 10;
@@ -29,6 +33,8 @@ pub struct Member {
 pub enum Next {
     /// The content of a file.
     File(Member),
+    /// Something else with a name, and its content; of a layer only.
+    Other(Member),
     /// So many bytes about the file after them, for [`Walk::extra`].
     Extra(u64),
     /// Another header.
@@ -40,6 +46,7 @@ pub enum Next {
 /// A tar file whose headers are read one after the other.
 #[derive(Clone, Debug, Default)]
 pub struct Walk {
+    is_layer: bool,
     members: usize,
     /// What the content of the last header says: `L` or `x`.
     extra: Option<u8>,
@@ -54,6 +61,15 @@ pub fn padded(size: u64) -> u64 {
 }
 
 impl Walk {
+    /// Of a layer of a container image, which holds more than files.
+    #[must_use]
+    pub fn of_layer() -> Self {
+        Self {
+            is_layer: true,
+            ..Self::default()
+        }
+    }
+
     /// Reads the next header.
     ///
     /// # Errors
@@ -64,31 +80,57 @@ impl Walk {
         }
         checksum(block)?;
         self.members = self.members.saturating_add(1);
-        if self.members > MEMBERS_MAX {
+        let most = if self.is_layer {
+            LAYER_MAX
+        } else {
+            MEMBERS_MAX
+        };
+        if self.members > most {
             return Err(Fault::Members);
         }
         let size = number(field(block, 124, 12)).ok_or(Fault::Header("size"))?;
         let kind = block.get(156).copied().unwrap_or_default();
         match kind {
-            b'L' | b'x' | b'g' if size > EXTRA_MAX => Err(Fault::Header("extended header")),
+            b'L' | b'K' | b'x' | b'g' if size > EXTRA_MAX => Err(Fault::Header("extended header")),
             b'L' | b'x' | b'g' => {
                 self.extra = Some(kind);
                 Ok(Next::Extra(size))
             }
             b'0' | 0 | b'7' => {
-                let name = match self.name.take() {
-                    Some(name) => name,
-                    None => named(block)?,
-                };
+                let name = self.named(block)?;
                 let (name, size) = (plain(&name)?, self.size.take().unwrap_or(size));
                 Ok(Next::File(Member { name, size }))
+            }
+            b'K' if self.is_layer => {
+                self.extra = Some(kind);
+                Ok(Next::Extra(size))
             }
             b'5' => {
                 (self.name, self.size) = (None, None);
                 Ok(Next::Header)
             }
+            b'1'..=b'6' if self.is_layer => {
+                let name = self.named(block)?;
+                // What it is linked to may be as long; it has no content.
+                self.size = None;
+                let (name, size) = (plain(&name)?, 0);
+                Ok(Next::Other(Member { name, size }))
+            }
             kind => Err(Fault::Kind(char::from(kind))),
         }
+    }
+
+    /// The name of the next member, long or not.
+    fn named(&mut self, block: &[u8]) -> Result<String, Fault> {
+        match self.name.take() {
+            Some(name) => Ok(name),
+            None => named(block),
+        }
+        .map(|name| match self.is_layer {
+            // Some write what is at the top of the file system so.
+            true => name.trim_start_matches('/').to_owned(),
+            false => name,
+        })
     }
 
     /// Takes what [`Next::Extra`] announced.
@@ -263,6 +305,25 @@ mod tests {
         damaged[3] ^= 1;
         assert_eq!(first(&damaged), Err(Fault::Checksum));
         assert_eq!(first(&damaged[..500]), Err(Fault::Short));
+    }
+
+    #[test]
+    fn a_layer_may_hold_links_and_devices_and_long_targets_and_nothing_that_leads_out() {
+        let mut walk = Walk::of_layer();
+        for kind in [b'1', b'2', b'3', b'4', b'6'] {
+            let name = "etc/x".to_owned();
+            let found = walk.header(&header("./etc/x", kind, 7));
+            assert_eq!(found, Ok(Next::Other(Member { name, size: 0 })));
+        }
+        assert_eq!(walk.header(&header("x", b'K', 5)), Ok(Next::Extra(5)));
+        walk.extra(b"long\0").unwrap();
+        assert_eq!(walk.header(&header("d/", b'5', 0)), Ok(Next::Header));
+        assert_eq!(walk.header(&header("a", b'0', 1)), Ok(file("a", 1)));
+        for kind in [b'0', b'2'] {
+            let found = walk.header(&header("disk/../../up", kind, 1));
+            assert!(matches!(found, Err(Fault::Name(_))), "{found:?}");
+        }
+        assert_eq!(walk.header(&header("a", b'S', 1)), Err(Fault::Kind('S')));
     }
 
     #[test]

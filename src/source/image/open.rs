@@ -10,6 +10,7 @@ use crate::extent::ByteRange;
 use crate::format::{self, Format, Image, Opener, Policy, Storage, Wrapper, read_range};
 use crate::source::Source;
 use crate::source::http::Access;
+use crate::source::registry::Layer;
 use crate::source::scratch::{NeedsScratch, Scratch};
 use crate::sys::blocking;
 use std::path::{Path, PathBuf};
@@ -26,6 +27,8 @@ pub struct Reading {
     pub snapshot: Option<String>,
     /// How a web server is asked, if it is on one.
     pub access: Access,
+    /// The layers of a container image, lowest first, if the disk is a file in one.
+    pub layers: Option<Arc<[Layer]>>,
     /// What its own bytes must add up to.
     pub checksum: Option<Checksum>,
     /// Which disk of an OVA.

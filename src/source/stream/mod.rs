@@ -6,6 +6,8 @@
 //!  unwrap.rs  what is compressed as a whole, unpacked as it comes
 //!  footer.rs  a raw disk that turns out to be a fixed VHD
 //!  ova.rs     the disk of an OVA that comes as a stream
+//!  layer.rs   the disk in a layer of a container image
+//!  tar.rs     a tar file as it comes
 //!  ahead.rs   a disk that could be read anywhere, read in order
 //!  summed.rs  a stream whose bytes must have a checksum
 //!  inside.rs  what a stream turns out to be
@@ -16,14 +18,17 @@ mod ahead;
 mod footer;
 mod inside;
 mod laid;
+mod layer;
 mod ova;
 mod summed;
+mod tar;
 mod unwrap;
 
 pub use ahead::Ahead;
 pub(crate) use ahead::take;
 pub use inside::{Belief, Inside, Look, inside, is_wrapped, unpacked};
 pub use laid::{Came, Grains, Laid};
+pub use layer::LayerFile;
 pub use summed::Summed;
 pub use unwrap::Unwrap;
 

@@ -3,15 +3,13 @@
 //! All of it is read to its end, so a manifest is always compared with the disk, wherever it comes.
 
 use super::ByteStream;
+use super::tar::{Entry, Tar, length};
 use crate::buffer::Buffer;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::format::ova::{
-    self, BLOCK, Digests, Fault, Next, Sum, TEXT_MAX, Walk, is_descriptor, is_manifest, padded,
+    self, Digests, Fault, Member, Sum, TEXT_MAX, Walk, is_descriptor, is_manifest, padded,
 };
 use async_trait::async_trait;
-
-/// Bytes that are passed over at a time.
-const PIECE: u64 = 1 << 20;
 
 /// The bytes of one file of an OVA.
 #[derive(Debug)]
@@ -26,19 +24,11 @@ pub(super) struct OvaStream {
     sums: Option<Vec<Sum>>,
 }
 
-/// A tar file on its way.
-#[derive(Debug)]
-struct Tar {
-    input: Box<dyn ByteStream>,
-    walk: Walk,
-}
-
 impl OvaStream {
     /// Reads as far as the disk that is wanted; the only one, if none is named.
     pub(super) async fn open(input: Box<dyn ByteStream>, wanted: Option<&str>) -> Result<Self> {
-        let walk = Walk::default();
-        let mut tar = Tar { input, walk };
-        let first = tar.next().await?;
+        let mut tar = Tar::new(input, Walk::default(), "an OVA");
+        let first = tar.file().await?;
         let first = first.filter(|member| is_descriptor(&member.name));
         let first = first.ok_or_else(|| tar.failed(Fault::NoDescriptor))?;
         let text = tar.text(first.size).await?;
@@ -50,7 +40,7 @@ impl OvaStream {
         }
         let mut sums = None;
         loop {
-            let Some(member) = tar.next().await? else {
+            let Some(member) = tar.file().await? else {
                 return Err(tar.failed(Fault::Missing(file.href)));
             };
             if member.name == file.href {
@@ -75,20 +65,13 @@ impl OvaStream {
     async fn settle(&mut self, digests: Digests) -> Result<()> {
         let padding = padded(self.size).saturating_sub(self.size);
         self.tar.pass(padding).await?;
-        while let Some(member) = self.tar.next().await? {
+        while let Some(member) = self.tar.file().await? {
             match is_manifest(&member.name) && self.sums.is_none() {
                 true => self.sums = Some(self.tar.manifest(member.size).await?),
                 false => self.tar.pass(padded(member.size)).await?,
             }
         }
-        let piece = usize::try_from(PIECE).unwrap_or(usize::MAX);
-        while self
-            .tar
-            .input
-            .next(Buffer::unbudgeted(piece))
-            .await?
-            .is_some()
-        {}
+        self.tar.rest().await?;
         match find(self.sums.as_deref(), &self.name) {
             Some(sum) => digests.check(sum).map_err(|fault| self.tar.failed(fault)),
             None => Ok(()),
@@ -101,38 +84,10 @@ fn find<'a>(sums: Option<&'a [Sum]>, name: &str) -> Option<&'a Sum> {
 }
 
 impl Tar {
-    fn failed(&self, fault: Fault) -> Error {
-        fault.while_doing(format!("read {} as an OVA", self.input.name()))
-    }
-
-    /// The next member; `None` at the end.
-    async fn next(&mut self) -> Result<Option<ova::Member>> {
-        loop {
-            let block = self.input.next(Buffer::unbudgeted(length(BLOCK))).await?;
-            let Some(block) = block else { return Ok(None) };
-            let next = self.walk.header(&block);
-            match next.map_err(|fault| self.failed(fault))? {
-                Next::End => return Ok(None),
-                Next::Header => {}
-                Next::File(member) => return Ok(Some(member)),
-                Next::Extra(len) => {
-                    let bytes = self.exactly(len).await?;
-                    let taken = self.walk.extra(&bytes);
-                    taken.map_err(|fault| self.failed(fault))?;
-                    self.pass(padded(len).saturating_sub(len)).await?;
-                }
-            }
-        }
-    }
-
-    /// Bytes that must be there.
-    async fn exactly(&mut self, len: u64) -> Result<Buffer> {
-        let bytes = self.input.next(Buffer::unbudgeted(length(len))).await?;
-        let bytes = bytes.unwrap_or(Buffer::unbudgeted(0));
-        match bytes.len() == length(len) {
-            true => Ok(bytes),
-            false => Err(self.failed(Fault::Short)),
-        }
+    /// The next member: an OVA holds files and nothing else.
+    async fn file(&mut self) -> Result<Option<Member>> {
+        let next = self.next().await?;
+        Ok(next.map(|(Entry::File(member) | Entry::Other(member))| member))
     }
 
     /// The content of a small member, and what fills it up.
@@ -149,26 +104,12 @@ impl Tar {
         let text = self.text(size).await?;
         ova::manifest(&text).map_err(|fault| self.failed(fault))
     }
-
-    async fn pass(&mut self, len: u64) -> Result<()> {
-        let mut left = len;
-        while left > 0 {
-            let piece = left.min(PIECE);
-            self.exactly(piece).await?;
-            left = left.saturating_sub(piece);
-        }
-        Ok(())
-    }
-}
-
-fn length(bytes: u64) -> usize {
-    usize::try_from(bytes).unwrap_or(usize::MAX)
 }
 
 #[async_trait]
 impl ByteStream for OvaStream {
     fn name(&self) -> &str {
-        self.tar.input.name()
+        self.tar.name()
     }
 
     async fn next(&mut self, mut buffer: Buffer) -> Result<Option<Buffer>> {
@@ -180,7 +121,7 @@ impl ByteStream for OvaStream {
         }
         buffer.truncate(length(self.left));
         let wanted = buffer.len();
-        let bytes = self.tar.input.next(buffer).await?;
+        let bytes = self.tar.content(buffer).await?;
         let bytes = bytes.filter(|bytes| bytes.len() == wanted);
         let bytes = bytes.ok_or_else(|| self.tar.failed(Fault::Short))?;
         self.left = self.left.saturating_sub(u64::try_from(wanted).unwrap_or(0));

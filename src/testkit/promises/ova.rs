@@ -5,12 +5,11 @@ use crate::format::ova::{BLOCK, Digests, Next, Walk, choose, disks, manifest, pa
 
 /// Tries all three on `input`.
 pub(super) fn keep(input: &[u8]) -> bool {
-    tar(input) | descriptor(input) | sums(input)
+    tar(Walk::default(), input) | tar(Walk::of_layer(), input) | descriptor(input) | sums(input)
 }
 
 /// Members lie behind each other, and have names that lead nowhere but down.
-fn tar(input: &[u8]) -> bool {
-    let mut walk = Walk::default();
+fn tar(mut walk: Walk, input: &[u8]) -> bool {
     let (mut at, mut members) = (0u64, 0);
     while let Some(rest) = usize::try_from(at).ok().and_then(|at| input.get(at..)) {
         let Some(block) = rest.get(..512) else { break };
@@ -26,7 +25,7 @@ fn tar(input: &[u8]) -> bool {
                 }
                 len
             }
-            Ok(Next::File(member)) => {
+            Ok(Next::File(member) | Next::Other(member)) => {
                 let name = member.name;
                 assert!(!name.is_empty() && !name.starts_with('/'), "{name:?}");
                 assert!(name.split('/').all(|part| part != ".."), "{name:?}");

@@ -14,6 +14,7 @@
 //!  cut.rs      a network that is cut, stalled, delayed and mended
 //!  limits.rs   who a pod runs as, and what it may have
 //!  web.rs      nginx with a folder of images
+//!  registry.rs a container registry, and images in it
 //!  store.rs    S3 and Google Cloud Storage, as others stand in for them
 //!  block.rs    loop devices, and a LUN behind a real iSCSI target
 //! ```
@@ -36,6 +37,7 @@ mod limits;
 mod machine;
 mod nvme;
 mod qsd;
+mod registry;
 mod room;
 mod server;
 mod slow;
@@ -56,6 +58,7 @@ pub(crate) use limits::{Limits, give_to_pod};
 pub(crate) use machine::Machine;
 pub(crate) use nvme::{Equipment, GATEWAY, NAMESPACE, NvmeHost, Told};
 pub(crate) use qsd::{Frozen, Guest, Qsd};
+pub(crate) use registry::{PULLER, PULLER_SECRET, Registry};
 pub(crate) use room::{Outcome, Room, Running};
 pub(crate) use server::{Nbdkit, QemuNbd, Server, run, uri};
 pub(crate) use slow::{How, SlowVcenter};

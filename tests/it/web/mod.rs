@@ -4,6 +4,7 @@ mod bad;
 mod copy;
 mod login;
 mod pod;
+mod registry;
 mod scratch;
 mod store;
 

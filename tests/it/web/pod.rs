@@ -253,7 +253,7 @@ fn what_goes_wrong_is_one_line_of_the_original() {
         );
         assert_eq!(message.lines().count(), 1);
     }
-    for source in ["registry", "imageio", "glance"] {
+    for source in ["imageio", "glance"] {
         let message = pod.import(1, source, "x", &[]);
         assert_eq!(message, format!("Unknown data source: {source}"));
     }
