@@ -103,7 +103,7 @@ async fn forward(incoming: Incoming, options: &CopyOptions, context: Context) ->
 /// into scratch space is, and stays there for the copy.
 ///
 /// # Errors
-/// As for [`copy`](super::copy).
+/// As for [`copy`](super::copy()).
 pub async fn size(options: &CopyOptions, context: &Context) -> Result<Option<u64>> {
     match coming(options, context).await? {
         Some(_) => Ok(None),
