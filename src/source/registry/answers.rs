@@ -7,7 +7,7 @@ use crate::error::{Error, Kind, Result};
 use serde::Deserialize;
 
 /// Layers of an image. Those that are known have some hundred at most.
-const LAYERS_MAX: usize = 1000;
+pub(super) const LAYERS_MAX: usize = 1000;
 
 /// What is asked for: manifests and lists of them, of both kinds.
 pub(super) const ACCEPT: &str = "application/vnd.oci.image.index.v1+json, \

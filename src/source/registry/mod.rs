@@ -4,6 +4,7 @@
 //!  reference.rs  which image of which registry             pure
 //!  answers.rs    what a registry answers                   pure
 //!  pass.rs       what lets us in: a password or a token, asked for anew before it ends
+//!  promises.rs   what the parsers promise, for fuzz targets
 //!  mod.rs        the image, found; its layers are objects on a web server
 //! ```
 //!
@@ -15,6 +16,8 @@
 
 mod answers;
 mod pass;
+#[cfg(feature = "testkit")]
+pub mod promises;
 mod reference;
 
 use crate::digest::checksum::Checksum;

@@ -20,6 +20,7 @@ mod unpack;
 mod words;
 
 use crate::format::{vdi, vhd, vhdx, vmdk};
+use crate::source::registry;
 
 /// Tries one family of parsers on any bytes; whether any of them took it.
 pub type Promise = fn(&[u8]) -> bool;
@@ -36,6 +37,7 @@ pub const PROMISES: &[(&str, Promise)] = &[
     ("disk_head", disk::keep),
     ("words", words::keep),
     ("names", names::keep),
+    ("registry", registry::promises::keep),
 ];
 
 /// Tries the family of the fuzz target `target` on `input`.

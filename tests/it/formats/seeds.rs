@@ -271,6 +271,36 @@ fn texts() -> Vec<Seed> {
         ),
         ("words", "gcs", "gs://bucket/dir/disk.img"),
         ("words", "web", "http://user@[::1]:9000/b/o?x=y#z"),
+        (
+            "registry",
+            "name",
+            "docker://quay.io/containerdisks/fedora:40",
+        ),
+        (
+            "registry",
+            "digest",
+            "docker://h.x/a@sha256:ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad",
+        ),
+        (
+            "registry",
+            "challenge",
+            "Bearer realm=\"https://a.x/token\",service=\"r\",scope=\"repository:a:pull\"",
+        ),
+        (
+            "registry",
+            "list",
+            r#"{"manifests":[{"digest":"sha256:ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad","platform":{"os":"linux","architecture":"amd64"}}]}"#,
+        ),
+        (
+            "registry",
+            "image",
+            r#"{"config":{"digest":"sha256:ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"},"layers":[{"digest":"sha256:ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"}]}"#,
+        ),
+        (
+            "registry",
+            "config",
+            r#"{"architecture":"amd64","config":{"Env":["A=b"]}}"#,
+        ),
         ("names", "plain", "below/../base"),
         ("names", "link", "good"),
     ];
