@@ -128,12 +128,9 @@ fn who_is_not_known_gets_nothing_and_no_secret_is_shown() {
     assert_same_bytes(&room.path("disk"), &pod.disk());
 }
 
-/// nginx in front of the registry, with TLS, giving tokens as the large registries do.
-#[test]
-fn a_token_is_got_for_a_password_and_a_certificate_is_believed_by_its_authority_only() {
-    let (room, base, top) = layers();
-    let registry = Registry::open();
-    registry.push("disk", "40", "amd64", &[&base, &top]);
+/// nginx in front of a registry, with TLS, giving tokens as the large registries do; layers come at
+/// `rate`.
+fn tokens(registry: &Registry, rate: &str) -> Web {
     let rules = format!(
         r#"
         location /v2/ {{
@@ -142,6 +139,7 @@ fn a_token_is_got_for_a_password_and_a_certificate_is_believed_by_its_authority_
                 return 401;
             }}
             proxy_pass http://127.0.0.1:{};
+            limit_rate {rate};
         }}
         location = /token {{
             auth_basic "tokens"; auth_basic_user_file $DIR/users;
@@ -151,11 +149,43 @@ fn a_token_is_got_for_a_password_and_a_certificate_is_believed_by_its_authority_
         registry.port()
     );
     let web = Web::with(&rules);
+    let users = format!("{PULLER}:{{PLAIN}}{PULLER_SECRET}\n");
+    fs::write(web.file("../users"), users).unwrap();
+    web
+}
+
+/// A token that is good for a shorter time than the layer takes is asked for again meanwhile.
+#[test]
+fn a_token_is_renewed_before_it_ends() {
+    let (room, _base, top) = layers();
+    let registry = Registry::open();
+    registry.push("disk", "40", "amd64", &[&top]);
+    let web = tokens(&registry, "300k");
     fs::write(
-        web.file("../users"),
-        format!("{PULLER}:{{PLAIN}}{PULLER_SECRET}\n"),
+        web.file("token"),
+        r#"{"access_token":"t0ken","expires_in":1}"#,
     )
     .unwrap();
+    let address = web.https("disk:40").replace("https://", "docker://");
+    let pod = Pod::with_device(SIZE);
+    let login = [
+        INSECURE,
+        ("IMPORTER_ACCESS_KEY_ID", PULLER),
+        ("IMPORTER_SECRET_KEY", PULLER_SECRET),
+    ];
+    assert_eq!(pod.import(0, "registry", &address, &login), DONE);
+    assert_same_bytes(&room.path("disk"), &pod.disk());
+    let given = web.served().into_iter().filter(|it| it.path == "/token");
+    let given = given.filter(|it| it.status == 200).count();
+    assert!(given >= 2, "{given} tokens");
+}
+
+#[test]
+fn a_token_is_got_for_a_password_and_a_certificate_is_believed_by_its_authority_only() {
+    let (room, base, top) = layers();
+    let registry = Registry::open();
+    registry.push("disk", "40", "amd64", &[&base, &top]);
+    let web = tokens(&registry, "0");
     fs::write(web.file("token"), r#"{"token":"t0ken","expires_in":300}"#).unwrap();
     let address = web.https("disk:40").replace("https://", "docker://");
     let pod = Pod::with_device(SIZE);
