@@ -285,3 +285,23 @@ fn a_pod_ends_in_its_time_and_by_a_signal_whatever_the_server_does() {
     assert_eq!(vcenter.tell("sessions"), "0");
     assert!(!told.contains(USER));
 }
+
+#[test]
+fn a_signal_in_the_middle_of_a_logout_does_not_leave_the_session() {
+    let vcenter = Vcenter::new(&["1M"]);
+    let (dir, room) = (tempfile::tempdir().unwrap(), Room::new());
+    let slow = SlowVcenter::before(&vcenter);
+    slow.answer("Logout", How::Never);
+    let mut running = room.start(["inspect", &through(&slow, &vcenter, dir.path(), 120)]);
+    while slow.calls("Logout") == 0 {
+        assert!(running.is_running(), "it ended before it logged out");
+        sleep(Duration::from_millis(10));
+    }
+    // Whoever asks once more is answered.
+    slow.answer("Logout", How::Late(Duration::ZERO));
+    assert_eq!(vcenter.tell("sessions"), "1");
+    running.signal(Signal::TERM);
+    running.wait().fails(5, &["stopped by a signal"]);
+    assert_eq!(slow.calls("Logout"), 2);
+    assert_eq!(vcenter.tell("sessions"), "0");
+}
