@@ -128,8 +128,9 @@ async fn image(reference: &Reference, scheme: &str, asking: &Asking) -> Result<C
         let text = registry.checked("blobs", &config.to_string()).await?;
         let (architecture, environment) = answers::config(&text)?;
         if let Some(other) = architecture.filter(|it| *it != asking.architecture) {
-            let what = format!("the image is for the architecture {other}");
-            return Err(Error::new(Kind::Refused, what).because(asking.architecture.clone()));
+            let wanted = &asking.architecture;
+            let what = format!("the image is for {other}, and {wanted} is wanted");
+            return Err(Error::new(Kind::Refused, what));
         }
         let layer = |checksum: Checksum| {
             Ok(Layer {
