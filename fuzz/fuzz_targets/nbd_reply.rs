@@ -21,6 +21,7 @@ fn work(kind: usize) -> Work {
             offset: 4096,
             buffer: zeroes(600),
             window: 0..600,
+            whole: true,
         },
         1 => Work::Status {
             range: ByteRange::new(0, 1 << 20),
@@ -41,6 +42,7 @@ fn work(kind: usize) -> Work {
             offset: 0,
             buffer: zeroes(96),
             window: 32..64,
+            whole: false,
         },
         _ => Work::Trim {
             range: ByteRange::new(512, 1024),

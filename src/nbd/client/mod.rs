@@ -21,7 +21,7 @@
 //!  perform.rs       one request, with its repetitions
 //! ```
 //!
-//! Not done: one request over several connections, reads in one piece (DF), which nothing needs.
+//! Not done: one request over several connections, which nothing needs.
 
 mod assembly;
 mod barrier;
@@ -169,13 +169,15 @@ impl Client {
     }
 
     async fn read_blocks(&self, offset: u64, mut buffer: Buffer) -> Result<Buffer> {
-        let max = self.export().block_size.maximum.into();
+        let export = self.export();
+        let max = export.block_size.maximum.into();
         for piece in plan::pieces(ByteRange::at(offset, length(buffer.len())), max) {
             let window = window(piece, offset)?;
             let work = Work::Read {
                 offset: piece.start,
                 buffer,
                 window,
+                whole: export.flags.can_df() && piece.len() <= plan::MAX_WHOLE,
             };
             buffer = match perform::perform(&self.pool, work).await? {
                 Answer::Read(buffer) => buffer,

@@ -14,6 +14,10 @@ const MAX_STATUS: u64 = (4 << 30) - (1 << 20);
 /// The longest request with a payload that is worth while, whatever the server allows.
 const MAX_PAYLOAD: u32 = 32 << 20;
 
+/// The longest read that no server may refuse to answer in one piece (specification, `EOVERFLOW`).
+/// A change is often just as long, and qemu looks for zeroes in each longer than it reads it.
+pub(super) const MAX_WHOLE: u64 = 64 << 10;
+
 /// Requests that a server works on at once for each connection: 16 for qemu and nbdkit.
 const PER_CONNECTION: usize = 16;
 

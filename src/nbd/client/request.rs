@@ -21,6 +21,9 @@ pub enum Work {
         buffer: Buffer,
         /// Which part of the buffer; within its length.
         window: Range<usize>,
+        /// In one piece (DF): the server does not look for zeroes that it could leave out. Not
+        /// asked of a server whose replies have no structure.
+        whole: bool,
     },
     /// Write `data` at `offset`.
     Write {
@@ -113,7 +116,10 @@ impl Work {
     #[must_use]
     pub fn header(&self, style: Style, cookie: u64) -> Header {
         let (code, mut flags) = match self {
-            Self::Read { .. } => (command::READ, 0),
+            Self::Read { whole, .. } => {
+                let whole = *whole && style != Style::Simple;
+                (command::READ, flag(whole, command_flag::DF))
+            }
             Self::Write { fua, .. } => (command::WRITE, flag(*fua, command_flag::FUA)),
             Self::Zero { no_hole, fast, .. } => (
                 command::WRITE_ZEROES,
@@ -185,6 +191,7 @@ fn length(bytes: usize) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::{Work, goodbye};
+    use crate::buffer::Buffer;
     use crate::extent::ByteRange;
     use crate::nbd::handshake::Style;
     use bytes::Bytes;
@@ -209,6 +216,23 @@ mod tests {
             write.header(Style::Extended, 1).as_ref(),
             b"\x21\xe4\x1c\x71\0\x21\0\x01\0\0\0\0\0\0\0\x01\0\0\0\0\0\0\0\x02\0\0\0\0\0\0\0\x03"
         );
+        let read = Work::Read {
+            offset: 0x200,
+            buffer: Buffer::unbudgeted(4),
+            window: 0..4,
+            whole: true,
+        };
+        for (style, flags) in [(Style::Structured, 4), (Style::Simple, 0)] {
+            assert_eq!(
+                read.header(style, 7).as_ref(),
+                [
+                    b"\x25\x60\x95\x13\0",
+                    &[flags][..],
+                    b"\0\0\0\0\0\0\0\0\0\x07\0\0\0\0\0\0\x02\0\0\0\0\x04"
+                ]
+                .concat()
+            );
+        }
         assert_eq!(&goodbye(Style::Simple).as_ref()[6..8], b"\0\x02");
     }
 }

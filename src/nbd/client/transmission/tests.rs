@@ -46,6 +46,7 @@ fn read(offset: u64, length: usize) -> Work {
         offset,
         buffer,
         window: 0..length,
+        whole: false,
     }
 }
 
