@@ -13,7 +13,7 @@ use std::thread;
 use std::time::Duration;
 
 /// How often the process is killed; `DISKFERRY_KILLS` says otherwise.
-const KILLS: u32 = 40;
+const KILLS: u32 = 200;
 
 /// Kills within one migration, at most: then it is let go to its end.
 const EACH: u32 = 12;
