@@ -4,10 +4,10 @@
 //! whether the bytes of the layer are those that the image names.
 
 use super::ByteStream;
-use super::tar::{Entry, Tar, length};
+use super::tar::{Entry, Tar};
 use crate::buffer::Buffer;
 use crate::error::{Error, Kind, Result};
-use crate::format::ova::{Fault, Member, Walk, padded};
+use crate::format::ova::{Member, Walk, padded};
 use async_trait::async_trait;
 
 /// Marks something of a lower layer that is gone in this one.
@@ -90,7 +90,7 @@ impl ByteStream for LayerFile {
         self.tar.name()
     }
 
-    async fn next(&mut self, mut buffer: Buffer) -> Result<Option<Buffer>> {
+    async fn next(&mut self, buffer: Buffer) -> Result<Option<Buffer>> {
         if self.left == 0 {
             if !self.ended {
                 self.settle().await?;
@@ -98,12 +98,7 @@ impl ByteStream for LayerFile {
             }
             return Ok(None);
         }
-        buffer.truncate(length(self.left));
-        let wanted = buffer.len();
-        let bytes = self.tar.content(buffer).await?;
-        let bytes = bytes.filter(|bytes| bytes.len() == wanted);
-        let bytes = bytes.ok_or_else(|| self.tar.failed(Fault::Short))?;
-        self.left = self.left.saturating_sub(u64::try_from(wanted).unwrap_or(0));
+        let bytes = self.tar.content(&mut self.left, buffer).await?;
         Ok(Some(bytes))
     }
 }

@@ -3,7 +3,7 @@
 //! All of it is read to its end, so a manifest is always compared with the disk, wherever it comes.
 
 use super::ByteStream;
-use super::tar::{Entry, Tar, length};
+use super::tar::{Entry, Tar};
 use crate::buffer::Buffer;
 use crate::error::Result;
 use crate::format::ova::{
@@ -112,19 +112,14 @@ impl ByteStream for OvaStream {
         self.tar.name()
     }
 
-    async fn next(&mut self, mut buffer: Buffer) -> Result<Option<Buffer>> {
+    async fn next(&mut self, buffer: Buffer) -> Result<Option<Buffer>> {
         if self.left == 0 {
             if let Some(digests) = self.digests.take() {
                 self.settle(digests).await?;
             }
             return Ok(None);
         }
-        buffer.truncate(length(self.left));
-        let wanted = buffer.len();
-        let bytes = self.tar.content(buffer).await?;
-        let bytes = bytes.filter(|bytes| bytes.len() == wanted);
-        let bytes = bytes.ok_or_else(|| self.tar.failed(Fault::Short))?;
-        self.left = self.left.saturating_sub(u64::try_from(wanted).unwrap_or(0));
+        let bytes = self.tar.content(&mut self.left, buffer).await?;
         if let Some(digests) = &mut self.digests {
             digests.update(&bytes);
         }

@@ -35,9 +35,15 @@ impl Tar {
         self.input.name()
     }
 
-    /// What comes next, whatever it is.
-    pub(super) async fn content(&mut self, buffer: Buffer) -> Result<Option<Buffer>> {
-        self.input.next(buffer).await
+    /// The next bytes of a file of which `left` were not given yet, as many as `buffer` holds.
+    pub(super) async fn content(&mut self, left: &mut u64, mut buffer: Buffer) -> Result<Buffer> {
+        buffer.truncate(length(*left));
+        let wanted = buffer.len();
+        let bytes = self.input.next(buffer).await?;
+        let bytes = bytes.filter(|bytes| bytes.len() == wanted);
+        let bytes = bytes.ok_or_else(|| self.failed(Fault::Short))?;
+        *left = left.saturating_sub(u64::try_from(wanted).unwrap_or(0));
+        Ok(bytes)
     }
 
     /// All that is left, passed over: whoever adds up what comes has to see it.
@@ -97,6 +103,6 @@ impl Tar {
     }
 }
 
-pub(super) fn length(bytes: u64) -> usize {
+fn length(bytes: u64) -> usize {
     usize::try_from(bytes).unwrap_or(usize::MAX)
 }
