@@ -7,7 +7,7 @@
 use crate::pipeline::counters::Counters;
 use std::fmt::Write;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 /// Progress is counted in hundredths of a percent.
 const WHOLE: u64 = 10_000;
@@ -19,6 +19,10 @@ pub(super) struct Gauge {
     /// What the engine counts.
     pub(super) counters: Arc<Counters>,
     size: AtomicU64,
+    /// The image is unpacked before it is copied.
+    unpacks: AtomicBool,
+    /// It is copied as it comes.
+    forward: AtomicBool,
     /// In hundredths of a percent; never falls.
     reached: AtomicU64,
 }
@@ -29,6 +33,8 @@ impl Gauge {
             owner: owner.to_owned(),
             counters: Arc::default(),
             size: AtomicU64::new(0),
+            unpacks: AtomicBool::new(false),
+            forward: AtomicBool::new(false),
             reached: AtomicU64::new(0),
         }
     }
@@ -38,21 +44,39 @@ impl Gauge {
         self.size.store(bytes, Ordering::Relaxed);
     }
 
+    /// The image is unpacked first: half of the work.
+    pub(super) fn unpack(&self) {
+        self.unpacks.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether an image was begun to be unpacked.
+    pub(super) fn unpacks(&self) -> bool {
+        self.unpacks.load(Ordering::Relaxed)
+    }
+
+    /// What is imported has no size before it has come: what the server sends is all that counts.
+    pub(super) fn forward(&self) {
+        self.forward.store(true, Ordering::Relaxed);
+    }
+
     /// All is done and durable.
     pub(super) fn complete(&self) {
         self.reached.store(WHOLE, Ordering::Relaxed);
     }
 
     /// Hundredths of a percent. All of them only when it is said so: what is copied may still not
-    /// be durable.
+    /// be durable. Of what nobody knows the size of, nothing.
     fn progress(&self) -> u64 {
-        let position = u128::from(self.counters.position.load(Ordering::Relaxed));
-        let size = u128::from(self.size.load(Ordering::Relaxed));
-        let now = position
-            .saturating_mul(WHOLE.into())
-            .checked_div(size)
-            .unwrap_or(0);
-        let now = u64::try_from(now).unwrap_or(0).min(WHOLE.saturating_sub(1));
+        let counters = &self.counters;
+        let (came, coming) = (counters.tally.came(), counters.tally.coming());
+        let size = self.size.load(Ordering::Relaxed);
+        let copied = share(counters.position.load(Ordering::Relaxed), size);
+        let now = match (self.unpacks(), self.forward.load(Ordering::Relaxed)) {
+            (true, _) if coming > 0 => share(came, coming).midpoint(copied),
+            (_, true) => share(came, coming),
+            _ => copied,
+        };
+        let now = now.min(WHOLE.saturating_sub(1));
         self.reached.fetch_max(now, Ordering::Relaxed).max(now)
     }
 
@@ -97,9 +121,20 @@ impl Gauge {
     }
 }
 
+/// Hundredths of a percent that `part` is of `all`, which may not be known yet.
+fn share(part: u64, all: u64) -> u64 {
+    let share = u128::from(part).saturating_mul(WHOLE.into());
+    let share = share.checked_div(all.into()).unwrap_or(0);
+    u64::try_from(share).unwrap_or(WHOLE).min(WHOLE)
+}
+
 #[cfg(test)]
 mod tests {
     use super::Gauge;
+    use crate::buffer::Buffer;
+    use crate::source::stream::{ByteStream, Counted};
+    use crate::testkit::MemStream;
+    use futures_util::FutureExt;
     use std::sync::atomic::Ordering;
 
     /// What CDI's own expression, `(kubevirt_cdi_import_progress_total|…)\{ownerUID\="uid"\}
@@ -125,6 +160,44 @@ mod tests {
         assert_eq!(captured(&gauge.page()), "99.99");
         gauge.complete();
         assert_eq!(captured(&gauge.page()), "100.00");
+    }
+
+    fn sent(gauge: &Gauge, came: usize, coming: u64) {
+        let stream = Box::new(MemStream::new(&vec![1; came]));
+        let mut stream = Counted::new(stream, Some(coming), &gauge.counters.tally, 0);
+        let next = stream.next(Buffer::unbudgeted(came));
+        assert_eq!(next.now_or_never().unwrap().unwrap().unwrap().len(), came);
+    }
+
+    #[test]
+    fn unpacking_is_the_first_half_of_what_is_unpacked_and_nothing_of_what_is_not() {
+        let gauge = Gauge::new("uid-1");
+        sent(&gauge, 500, 1000);
+        assert_eq!(captured(&gauge.page()), "0.00", "it may be looked at only");
+        gauge.unpack();
+        assert_eq!(captured(&gauge.page()), "25.00");
+        sent(&gauge, 100, 1000);
+        assert_eq!(captured(&gauge.page()), "25.00", "it began anew");
+        sent(&gauge, 1000, 1000);
+        assert_eq!(captured(&gauge.page()), "50.00");
+        gauge.size(400);
+        gauge.counters.position.store(100, Ordering::Relaxed);
+        assert_eq!(captured(&gauge.page()), "62.50");
+        gauge.counters.position.store(400, Ordering::Relaxed);
+        assert_eq!(captured(&gauge.page()), "99.99");
+    }
+
+    #[test]
+    fn what_is_copied_as_it_comes_is_as_far_as_what_came() {
+        let gauge = Gauge::new("uid-1");
+        gauge.forward();
+        assert_eq!(
+            captured(&gauge.page()),
+            "0.00",
+            "nobody says how long it is"
+        );
+        sent(&gauge, 500, 1000);
+        assert_eq!(captured(&gauge.page()), "50.00");
     }
 
     #[test]

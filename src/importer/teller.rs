@@ -1,29 +1,32 @@
 //! What the engine tells, in the words that people look for in the logs of importers.
 
 use super::log;
+use super::metrics::Gauge;
 use crate::endpoint::ServedBy;
 use crate::report::{Event, Reporter};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// Hears what the engine tells, and logs it.
-#[derive(Default)]
 pub(super) struct Teller {
+    gauge: Arc<Gauge>,
     served: Mutex<ServedBy>,
     percent: Mutex<u64>,
-    unpacks: AtomicBool,
 }
 
 impl Teller {
+    /// Tells `gauge`, too, what counts as progress.
+    pub(super) fn new(gauge: &Arc<Gauge>) -> Self {
+        Self {
+            gauge: Arc::clone(gauge),
+            served: Mutex::default(),
+            percent: Mutex::default(),
+        }
+    }
+
     /// What served the disk, as far as it was told.
     pub(super) fn served(&self) -> ServedBy {
         let served = self.served.lock().unwrap_or_else(PoisonError::into_inner);
         served.clone()
-    }
-
-    /// Whether an image was begun to be unpacked.
-    pub(super) fn unpacks(&self) -> bool {
-        self.unpacks.load(Ordering::Relaxed)
     }
 }
 
@@ -56,7 +59,7 @@ impl Reporter for Teller {
                 }
             }
             Event::Unpack { source, scratch } => {
-                self.unpacks.store(true, Ordering::Relaxed);
+                self.gauge.unpack();
                 log(&format!("Unpacking {source} into {scratch}"));
             }
             Event::Warning { message } => log(message),

@@ -92,7 +92,7 @@ impl Import<'_> {
             let what = "Disk image does not exist, cannot apply deltas for warm migration";
             return Err(copying(Error::new(Kind::Refused, what)));
         }
-        let teller = Arc::new(Teller::default());
+        let teller = Arc::new(Teller::new(self.gauge));
         self.copy(&found, &place, &teller, stop)
             .await
             .map_err(copying)?;

@@ -122,7 +122,7 @@ impl Import<'_> {
         let pulled = pulled.map_err(|error| (PULLING.to_owned(), error))?;
         let options = self.options(&endpoint, &place, pulled.as_ref());
         let options = options.map_err(connecting)?;
-        let teller = Arc::new(Teller::default());
+        let teller = Arc::new(Teller::new(self.gauge));
         let context = Context {
             counters: self.gauge.counters.clone(),
             ..Context::new(teller.clone(), stop.clone())
@@ -142,12 +142,13 @@ impl Import<'_> {
             // It has no size before it has come.
             Ok(None) => {
                 log(&format!("{} is read forward", options.source));
+                self.gauge.forward();
                 without
             }
             Err(error) if error.caused_by::<NeedsScratch>().is_some() => {
                 return Ok(wants_scratch(&error));
             }
-            Err(error) if teller.unpacks() => return Err(copying(error)),
+            Err(error) if self.gauge.unpacks() => return Err(copying(error)),
             Err(error) => return Err(connecting(error)),
         };
         let copy = || job::copy(&options, context.clone());
@@ -199,7 +200,8 @@ impl Import<'_> {
         let endpoint = endpoint.map_err(connecting)?;
         let options = self.options(&endpoint, &place, None).map_err(connecting)?;
         let counters = &self.gauge.counters;
-        let stream = || job::unpacked(&options, counters.retries.clone());
+        self.gauge.forward();
+        let stream = || job::unpacked(&options, counters);
         let stream = patiently(self.settings.retry, stop.clone(), stream);
         let stream = stop.clone().interrupts(stream).await;
         let into = place.path.parent().unwrap_or(Path::new("/"));

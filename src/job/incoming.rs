@@ -3,6 +3,7 @@
 
 use super::open::{client_options, is_stream_type};
 use super::options::{CopyOptions, JournalPlace, Reading, Tuning};
+use super::patience::Patience;
 use super::web;
 use crate::address::Address;
 use crate::error::{Error, Kind, Result};
@@ -10,15 +11,20 @@ use crate::format::Wrapper;
 use crate::nbd::client::Options as ClientOptions;
 use crate::pipeline::counters::Counters;
 use crate::report::{Event, Reporter, Ticker};
+use crate::source::http::BrokenOff;
 use crate::source::image;
 use crate::source::scratch::{NeedsScratch, Scratch};
 use crate::source::stdin::StreamSource;
-use crate::source::stream::{Belief, ByteStream, Inside, Laid, Look, Summed, inside, is_wrapped};
+use crate::source::stream::{
+    Belief, ByteStream, Inside, Laid, Look, Summed, Tally, inside, is_wrapped,
+};
 use crate::sys::blocking;
 use std::fs::{self, File};
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
+use tokio::time::sleep;
 
 /// What comes.
 #[derive(Debug)]
@@ -38,6 +44,8 @@ pub(super) struct Ask<'a> {
     pub(super) files: bool,
     /// Who is told that an image is unpacked, and how far that is.
     pub(super) reporter: Option<&'a Arc<dyn Reporter>>,
+    /// Counts what a server sends.
+    pub(super) tally: Tally,
 }
 
 /// The source as something that is read forward; `None` if it is one that can be read anywhere, also
@@ -47,21 +55,7 @@ pub(super) struct Ask<'a> {
 /// It cannot be opened; or it can only come forward, is not what can be read so, and there is no
 /// scratch space for it.
 pub(super) async fn find(ask: Ask<'_>) -> Result<Option<Incoming>> {
-    let scratch = ask.reading.scratch.as_deref();
-    if scratch.is_some_and(|scratch| scratch.held().is_some()) {
-        return Ok(None);
-    }
-    let Some((stream, belief)) = stream(&ask).await? else {
-        return Ok(None);
-    };
-    match look(stream, &ask, belief).await? {
-        Inside::Raw(stream) => Ok(Some(Incoming::Raw(stream))),
-        Inside::Vmdk(stream) => Ok(Some(Incoming::Vmdk(stream))),
-        Inside::Seeking(format, stream) => match scratch {
-            Some(scratch) => unpack(scratch, format, stream, &ask).await.map(|()| None),
-            None => Err(must_seek(ask.source, format, belief)),
-        },
-    }
+    patiently(&ask, false).await
 }
 
 /// Unpacks the source into its scratch space, if it has any and can only be read forward: for those
@@ -70,19 +64,111 @@ pub(super) async fn find(ask: Ask<'_>) -> Result<Option<Incoming>> {
 /// # Errors
 /// It cannot be opened, or not be unpacked.
 pub(super) async fn hold(ask: Ask<'_>) -> Result<()> {
+    match ask.reading.scratch {
+        Some(_) => patiently(&ask, true).await.map(drop),
+        None => Ok(()),
+    }
+}
+
+/// Begins anew while the server breaks off, for as long as more comes than before and then for as
+/// long as the user says. Nothing is written by then but into scratch space, and a file there that
+/// did not get all is nobody's.
+async fn patiently(ask: &Ask<'_>, all: bool) -> Result<Option<Incoming>> {
+    let mut telling = Telling::new(ask);
+    let mut patience = Patience::default();
+    let mut furthest = 0;
+    loop {
+        let error = match once(ask, all, &mut telling).await {
+            Err(error) => error,
+            found => return found,
+        };
+        let Some(&BrokenOff { came, .. }) = error.caused_by() else {
+            return Err(error);
+        };
+        let retry = ask.client.retry.deadline;
+        let Some(delay) = patience.after(came > furthest, Instant::now(), retry) else {
+            return Err(error);
+        };
+        furthest = came.max(furthest);
+        ask.client.retried.fetch_add(1, Ordering::Relaxed);
+        telling.warn(format!("{}; beginning anew", error.line()));
+        sleep(delay).await;
+    }
+}
+
+/// One attempt: what is read forward, unless `all` is unpacked.
+async fn once(ask: &Ask<'_>, all: bool, telling: &mut Telling<'_>) -> Result<Option<Incoming>> {
     let scratch = ask.reading.scratch.as_deref();
-    let Some(scratch) = scratch.filter(|scratch| scratch.held().is_none()) else {
-        return Ok(());
+    if scratch.is_some_and(|scratch| scratch.held().is_some()) {
+        return Ok(None);
+    }
+    let Some((stream, belief)) = stream(ask).await? else {
+        return Ok(None);
     };
-    let Some((stream, belief)) = stream(&ask).await? else {
-        return Ok(());
-    };
-    let (format, stream) = match look(stream, &ask, belief).await? {
+    let (format, stream) = match look(stream, ask, belief).await? {
+        Inside::Raw(stream) if !all => return Ok(Some(Incoming::Raw(stream))),
+        Inside::Vmdk(stream) if !all => return Ok(Some(Incoming::Vmdk(stream))),
         Inside::Raw(stream) => ("raw", stream),
         Inside::Vmdk(stream) => ("vmdk", stream),
         Inside::Seeking(format, stream) => (format, stream),
     };
-    unpack(scratch, format, stream, &ask).await
+    let Some(scratch) = scratch else {
+        return Err(must_seek(ask.source, format, belief));
+    };
+    telling.unpack(ask.source, scratch);
+    let came = AtomicU64::new(0);
+    let seen = |bytes| {
+        let before = came.fetch_add(bytes, Ordering::Relaxed);
+        telling.came(before.saturating_add(bytes));
+    };
+    scratch.hold(format, stream, &seen).await.map(|_| None)
+}
+
+/// Tells how an image is unpacked, as one story: nothing is taken back when it begins anew.
+struct Telling<'a> {
+    reporter: Option<&'a Arc<dyn Reporter>>,
+    /// Of its own: what is copied is counted later.
+    counters: Arc<Counters>,
+    ticker: Option<Ticker>,
+}
+
+impl<'a> Telling<'a> {
+    fn new(ask: &Ask<'a>) -> Self {
+        let counters = Counters {
+            retries: Arc::clone(&ask.client.retried),
+            ..Counters::default()
+        };
+        Self {
+            reporter: ask.reporter,
+            counters: Arc::new(counters),
+            ticker: None,
+        }
+    }
+
+    /// It is unpacked, for the first time or anew.
+    fn unpack(&mut self, source: &Address, scratch: &Scratch) {
+        let Some(reporter) = self.reporter.filter(|_| self.ticker.is_none()) else {
+            return;
+        };
+        reporter.event(&Event::Unpack {
+            source: source.to_string(),
+            scratch: scratch.dir().display().to_string(),
+        });
+        self.ticker = Some(Ticker::start(reporter, Arc::clone(&self.counters), 0));
+    }
+
+    /// So many bytes came in this attempt.
+    fn came(&self, bytes: u64) {
+        self.counters.read.fetch_max(bytes, Ordering::Relaxed);
+        self.counters.position.fetch_max(bytes, Ordering::Relaxed);
+    }
+
+    fn warn(&self, message: String) {
+        match self.reporter {
+            Some(reporter) => reporter.event(&Event::Warning { message }),
+            None => tracing::warn!("{message}"),
+        }
+    }
 }
 
 /// The disk out of scratch space, if it has any and needs it.
@@ -100,6 +186,7 @@ pub(super) async fn from_scratch(
         client,
         files: true,
         reporter: None,
+        tally: Tally::default(),
     };
     hold(ask).await?;
     let scratch = reading.scratch.as_deref();
@@ -139,10 +226,12 @@ async fn stream(ask: &Ask<'_>) -> Result<Option<(Box<dyn ByteStream>, Belief)>> 
             }
             let layers = reading.layers.as_deref().unwrap_or_default();
             let client = ask.client.clone();
-            (web::contained(layers, reading, client).await?, Belief::File)
+            let disk = web::contained(layers, reading, client, &ask.tally);
+            (disk.await?, Belief::File)
         }
         Address::Http(url) if ask.files => {
-            match web::stream(url, reading, ask.client.clone()).await? {
+            let stream = web::stream(url, reading, ask.client.clone(), &ask.tally);
+            match stream.await? {
                 Some(stream) => (stream, Belief::File),
                 None => return Ok(None),
             }
@@ -162,28 +251,6 @@ async fn look(stream: Box<dyn ByteStream>, ask: &Ask<'_>, belief: Belief) -> Res
         belief,
     };
     inside(stream, look).await
-}
-
-async fn unpack(
-    scratch: &Scratch,
-    format: &'static str,
-    stream: Box<dyn ByteStream>,
-    ask: &Ask<'_>,
-) -> Result<()> {
-    // Of its own: what is copied is counted later.
-    let counters = Arc::new(Counters::default());
-    let _ticker = ask.reporter.map(|reporter| {
-        reporter.event(&Event::Unpack {
-            source: ask.source.to_string(),
-            scratch: scratch.dir().display().to_string(),
-        });
-        Ticker::start(reporter, counters.clone(), 0)
-    });
-    let seen = |bytes| {
-        Counters::add(&counters.read, bytes);
-        counters.position.fetch_add(bytes, Ordering::Relaxed);
-    };
-    scratch.hold(format, stream, &seen).await.map(drop)
 }
 
 /// An image that only those can read who can go back in it, where nobody can.
@@ -225,6 +292,7 @@ pub async fn in_order(
         client: client_options(source, tuning, Arc::default()),
         files: true,
         reporter: None,
+        tally: Tally::default(),
     };
     match find(ask).await? {
         None => Ok(None),

@@ -18,6 +18,7 @@
 //!  copy.rs        one pass, from its first record to its last
 //!  sweep.rs       what feeds the pipeline in a pass, and what it runs on
 //!  persist.rs     the same again, when what failed may pass
+//!  patience.rs    for how long                             pure
 //!  incoming.rs    sources that are read once, in order
 //!  stream.rs      the same for a stream
 //!  forward.rs     the same for a VMDK that comes as a stream
@@ -46,6 +47,7 @@ pub mod options;
 mod place;
 mod prove;
 mod prepare;
+mod patience;
 mod persist;
 mod recognize;
 mod sectors;

@@ -120,6 +120,7 @@ pub(super) async fn coming(options: &CopyOptions, context: &Context) -> Result<O
         client: open::client_options(&options.source, &options.tuning, retried.clone()),
         files,
         reporter: Some(&context.reporter),
+        tally: context.counters.tally.clone(),
     };
     if incoming::is_enough(options) {
         return incoming::find(ask(true)).await;

@@ -7,14 +7,14 @@ use crate::error::{Error, Kind, Result};
 use crate::extent::ByteRange;
 use crate::format::{self, Storage, Wrapper};
 use crate::nbd::client::Options as ClientOptions;
+use crate::pipeline::counters::Counters;
 use crate::source::Source;
 use crate::source::http::{self, HttpOptions};
 use crate::source::image::SourceStorage;
 use crate::source::registry::Layer;
 use crate::source::scratch::NeedsScratch;
-use crate::source::stream::{self, Ahead, ByteStream, LayerFile, Summed};
+use crate::source::stream::{self, Ahead, ByteStream, Counted, LayerFile, Summed, Tally};
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
 
 /// Where a container image has its disk.
 const DISK_FOLDER: &str = "disk";
@@ -55,17 +55,36 @@ pub(super) async fn stream(
     url: &str,
     reading: &Reading,
     client: ClientOptions,
+    tally: &Tally,
 ) -> Result<Option<Box<dyn ByteStream>>> {
     let source: Arc<dyn Source> = match open(url, reading, client).await? {
-        http::Opened::Whole(whole) => return Ok(Some(Box::new(whole))),
+        http::Opened::Whole(found) => return Ok(Some(whole(found, tally, 0))),
         http::Opened::InParts(source) => Arc::new(source),
     };
     let is_wrapped = match &reading.format {
         Some(format) => Wrapper::split(format).1.is_some(),
         None => wrapper(&source).await?.is_some(),
     };
-    let ahead = || Box::new(Ahead::new(source)) as Box<dyn ByteStream>;
-    Ok(is_wrapped.then(ahead))
+    Ok(is_wrapped.then(|| ahead(source, tally, 0)))
+}
+
+/// What was found, in order: counted, after `before` bytes of others.
+fn in_order(found: http::Opened, tally: &Tally, before: u64) -> Box<dyn ByteStream> {
+    match found {
+        http::Opened::Whole(found) => whole(found, tally, before),
+        http::Opened::InParts(source) => ahead(Arc::new(source), tally, before),
+    }
+}
+
+fn whole(found: http::Whole, tally: &Tally, before: u64) -> Box<dyn ByteStream> {
+    let size = found.size();
+    Box::new(Counted::new(Box::new(found), size, tally, before))
+}
+
+fn ahead(source: Arc<dyn Source>, tally: &Tally, before: u64) -> Box<dyn ByteStream> {
+    let size = Some(source.size());
+    let stream = Box::new(Ahead::new(source));
+    Box::new(Counted::new(stream, size, tally, before))
 }
 
 /// The bytes of an object on a web server, in order and whatever they are, unpacked if they are
@@ -73,19 +92,15 @@ pub(super) async fn stream(
 ///
 /// # Errors
 /// It cannot be opened, or the source is on no web server.
-pub async fn unpacked(
-    options: &CopyOptions,
-    retried: Arc<AtomicU64>,
-) -> Result<Box<dyn ByteStream>> {
+pub async fn unpacked(options: &CopyOptions, counters: &Counters) -> Result<Box<dyn ByteStream>> {
     let Address::Http(url) = &options.source else {
         let what = format!("{} is on no web server", options.source);
         return Err(Error::new(Kind::Usage, what));
     };
+    let retried = Arc::clone(&counters.retries);
     let client = client_options(&options.source, &options.tuning, retried);
-    let stream: Box<dyn ByteStream> = match open(url, &options.reading, client).await? {
-        http::Opened::Whole(whole) => Box::new(whole),
-        http::Opened::InParts(source) => Box::new(Ahead::new(Arc::new(source))),
-    };
+    let found = open(url, &options.reading, client).await?;
+    let stream = in_order(found, &counters.tally, 0);
     stream::unpacked(match &options.reading.checksum {
         Some(checksum) => Box::new(Summed::new(stream, checksum)),
         None => stream,
@@ -102,13 +117,14 @@ pub(super) async fn contained(
     layers: &[Layer],
     reading: &Reading,
     client: ClientOptions,
+    tally: &Tally,
 ) -> Result<Box<dyn ByteStream>> {
+    let mut before = 0;
     for layer in layers {
         let options = http_options(reading, client.clone());
-        let stream: Box<dyn ByteStream> = match http::open(layer.sign.clone(), &options).await? {
-            http::Opened::Whole(whole) => Box::new(whole),
-            http::Opened::InParts(source) => Box::new(Ahead::new(Arc::new(source))),
-        };
+        let found = http::open(layer.sign.clone(), &options).await?;
+        let stream = in_order(found, tally, before);
+        before = tally.coming();
         let stream = stream::unpacked(Box::new(Summed::new(stream, &layer.checksum))).await?;
         if let Some(disk) = LayerFile::find(stream, DISK_FOLDER).await? {
             return Ok(Box::new(disk));

@@ -1,5 +1,6 @@
 //! What a pass has done so far, by kind, and where its time went. Read while it runs.
 
+use crate::source::stream::Tally;
 use serde::Serialize;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -26,6 +27,8 @@ pub struct Counters {
     pub dealt: AtomicU64,
     /// Requests that had to be repeated. The endpoints that repeat them count.
     pub retries: Arc<AtomicU64>,
+    /// What came of a source that comes in order, packed as it is.
+    pub tally: Tally,
     /// Nanoseconds that requests waited for the source.
     pub source_wait: AtomicU64,
     /// Nanoseconds that requests waited for the target.

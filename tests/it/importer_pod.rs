@@ -192,11 +192,17 @@ impl<'a> Pod<'a> {
     /// What both controllers would read of a scrape, whose page is as it must be.
     #[track_caller]
     pub(crate) fn scrape(&self) -> f64 {
-        let told = run("python3", ["-c", SCRAPE, &self.port.to_string(), UID]);
-        let (progress, page) = told.split_once('\n').unwrap();
-        assert_eq!(page, PAGE);
-        let (cdi, populator) = progress.split_once(' ').unwrap();
-        assert_eq!(cdi, populator);
-        cdi.parse().unwrap()
+        scrape_at(self.port, UID)
     }
+}
+
+/// The same of a pod that listens at `port`, for the owner `uid`.
+#[track_caller]
+pub(crate) fn scrape_at(port: u16, uid: &str) -> f64 {
+    let told = run("python3", ["-c", SCRAPE, &port.to_string(), uid]);
+    let (progress, page) = told.split_once('\n').unwrap();
+    assert_eq!(page, PAGE.replace(UID, uid));
+    let (cdi, populator) = progress.split_once(' ').unwrap();
+    assert_eq!(cdi, populator);
+    cdi.parse().unwrap()
 }

@@ -22,7 +22,7 @@ pub use access::{Access, Login, PASSWORD};
 pub use gcs::Gcs;
 pub use s3::S3;
 pub use sign::{AsItIs, Sign, Signed};
-pub use whole::Whole;
+pub use whole::{BrokenOff, Whole};
 
 use super::Source;
 use crate::buffer::Buffer;

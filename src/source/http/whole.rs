@@ -6,6 +6,29 @@ use crate::http::Reply;
 use crate::source::stream::{ByteStream, take};
 use async_trait::async_trait;
 use bytes::Bytes;
+use std::error::Error as StdError;
+use std::fmt;
+
+/// An answer broke off before its end, and what comes next cannot be asked for: who wants the object
+/// must begin it anew. Found in the chain of causes of what reading it ended with.
+#[derive(Debug)]
+pub struct BrokenOff {
+    /// Bytes that had come.
+    pub came: u64,
+    cause: Error,
+}
+
+impl fmt::Display for BrokenOff {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the answer broke off")
+    }
+}
+
+impl StdError for BrokenOff {
+    fn source(&self) -> Option<&(dyn StdError + 'static)> {
+        Some(&self.cause)
+    }
+}
 
 /// An object that comes once: the answer that holds it.
 #[derive(Debug)]
@@ -36,10 +59,20 @@ impl Whole {
         &self.name
     }
 
+    /// Its bytes, if the server says.
+    #[must_use]
+    pub fn size(&self) -> Option<u64> {
+        self.size
+    }
+
     /// For good: what came cannot be asked for again.
     fn failed(&self, error: Error) -> Error {
-        let error = error.context(format!("read {}", self.name));
-        error.at(self.came).with_kind(Kind::Io)
+        let came = self.came;
+        let failed = Error::new(Kind::Io, format!("read {}", self.name)).at(came);
+        match error.kind() {
+            Kind::Transient => failed.because(BrokenOff { came, cause: error }),
+            _ => failed.because(error),
+        }
     }
 }
 

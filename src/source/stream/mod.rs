@@ -10,11 +10,13 @@
 //!  tar.rs     a tar file as it comes
 //!  ahead.rs   a disk that could be read anywhere, read in order
 //!  summed.rs  a stream whose bytes must have a checksum
+//!  counted.rs a stream whose bytes are counted as they are sent
 //!  inside.rs  what a stream turns out to be
 //!  laid.rs    the disk in it, in the order of its bytes
 //! ```
 
 mod ahead;
+mod counted;
 mod footer;
 mod inside;
 mod laid;
@@ -26,6 +28,7 @@ mod unwrap;
 
 pub use ahead::Ahead;
 pub(crate) use ahead::take;
+pub use counted::{Counted, Tally};
 pub use inside::{Belief, Inside, Look, inside, is_wrapped, unpacked};
 pub use laid::{Came, Grains, Laid};
 pub use layer::LayerFile;

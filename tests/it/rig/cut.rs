@@ -93,6 +93,8 @@ struct State {
     delay: Duration,
     /// Bytes from the server to pass before the cut.
     left: Option<u64>,
+    /// How many connections to come end by themselves, after so many bytes from the server.
+    breaks: (u64, u64),
     /// Both ends of each connection.
     ends: Vec<Weak<File>>,
     accepted: u64,
@@ -158,6 +160,12 @@ impl Proxy {
     /// Cuts after that many more bytes from server to client, in the middle of whatever they are.
     pub(crate) fn cut_after(&self, bytes: u64) {
         self.wire.lock().left = Some(bytes);
+    }
+
+    /// Each of the next `times` connections ends after that many bytes from server to client; what
+    /// comes after those is well.
+    pub(crate) fn break_off(&self, times: u64, bytes: u64) {
+        self.wire.lock().breaks = (times, bytes);
     }
 
     /// Lets nothing pass until mended. Connections stay, and new ones are made but silent.
@@ -238,33 +246,41 @@ impl Wire {
             return;
         }
         state.ends.extend([&client, &server].map(Arc::downgrade));
+        let (times, bytes) = state.breaks;
+        state.breaks.0 = times.saturating_sub(1);
+        let most = (times > 0).then_some(bytes);
         drop(state);
         for (from, to, counted) in [(&client, &server, false), (&server, &client, true)] {
             let (wire, from, to) = (Arc::clone(self), Arc::clone(from), Arc::clone(to));
             thread::spawn(move || {
                 // An error is an end like any other.
-                let _ = wire.carry(&from, &to, counted);
+                let _ = wire.carry(&from, &to, counted.then_some(most.unwrap_or(u64::MAX)));
                 let _ = shutdown(&*to, Shutdown::Write);
                 let _ = shutdown(&*from, Shutdown::Read);
             });
         }
     }
 
-    fn carry(&self, mut from: &File, mut to: &File, counted: bool) -> io::Result<()> {
+    /// Carries bytes one way: those of the server are counted, and there are `most` of them.
+    fn carry(&self, mut from: &File, mut to: &File, most: Option<u64>) -> io::Result<()> {
         let mut bytes = vec![0; 64 << 10];
-        loop {
+        let mut left = most.unwrap_or(u64::MAX);
+        while left > 0 {
             let length = from.read(&mut bytes)?;
             if length == 0 {
                 return Ok(());
             }
             thread::sleep(self.lock().delay);
-            let (allowed, last) = self.allow(length, counted);
+            let length = usize::try_from(left).map_or(length, |left| left.min(length));
+            left -= length as u64;
+            let (allowed, last) = self.allow(length, most.is_some());
             to.write_all(&bytes[..allowed])?;
             if last {
                 self.cut(&mut self.lock());
                 return Ok(());
             }
         }
+        Ok(())
     }
 
     /// How many of `length` bytes may pass, once any may, and whether they are the last.

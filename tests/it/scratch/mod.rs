@@ -1,6 +1,7 @@
 //! Images that must be read in any order and come only in one: unpacked into scratch space, of which
 //! nothing is left.
 
+mod broken;
 mod ends;
 
 use super::formats::{at, convert, mixed_disk};

@@ -2,11 +2,15 @@
 
 use super::pod::{DONE, Pod};
 use crate::formats::{convert, mixed_disk};
-use crate::rig::{Room, Web, assert_same_bytes, give_to_pod, run};
+use crate::importer_pod::scrape_at;
+use crate::rig::{Proxy, Room, Running, To, Web, assert_same_bytes, give_to_pod, run};
 use crate::targets::Mounted;
 use std::fs;
+use std::net::TcpListener;
 use std::os::unix::fs::symlink;
 use std::path::Path;
+use std::thread::sleep;
+use std::time::Duration;
 
 const SIZE: u64 = 12 << 20;
 
@@ -15,10 +19,13 @@ const SCRATCH: &str =
     r#"{"scratchSpaceRequired":true,"preallocationApplied":false,"message":"Import Complete"}"#;
 
 /// A disk, images of it that must be read here and there, and a server that gives `/whole/` in no
-/// parts.
+/// parts, nor `/dripping/`, of which it does not say how long it is.
 fn images() -> (Room, Web) {
     let room = Room::new();
-    let web = Web::with("location /whole/ { max_ranges 0; alias $DIR/files/; }");
+    let web = Web::with(
+        "location /whole/ { max_ranges 0; alias $DIR/files/; } \
+         location /dripping/ { ssi on; ssi_types *; alias $DIR/files/; }",
+    );
     mixed_disk(&room.path("raw"), SIZE, 61);
     for (format, how, packer) in [
         ("qcow2", &["-c"][..], "gzip"),
@@ -128,4 +135,84 @@ fn what_is_wrong_with_an_image_in_scratch_space_is_told_as_the_original_does() {
     let right = format!("sha256:{}", line.split(' ').next().unwrap());
     let more = [("IMPORTER_CHECKSUM", right.as_str())];
     assert_eq!(pod.import(0, "http", &url, &more), DONE);
+}
+
+/// What a pod tells of its progress while a server stops in the middle of what it sends, the furthest
+/// of it; the pod ends well after that.
+fn progress_in_the_middle(pod: &Pod, web: &Web, name: &str) -> f64 {
+    let free = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = free.local_addr().unwrap().port();
+    drop(free);
+    let wire = Proxy::tcp(To::Tcp(web.port()));
+    wire.delay(Duration::from_millis(2));
+    let all = fs::metadata(web.file(Path::new(name).file_name().unwrap().to_str().unwrap()));
+    let half = all.unwrap().len() / 2;
+    let (url, metrics) = (
+        format!("http://127.0.0.1:{}/{name}", wire.port()),
+        format!("127.0.0.1:{port}"),
+    );
+    let running = Running::start(pod.command("http", &url, &[("DISKFERRY_METRICS", &metrics)]));
+    // It is looked at before it is read, which may be by another connection.
+    while wire.passed() < half {
+        sleep(Duration::from_millis(1));
+    }
+    wire.stall();
+    let mut reached = vec![scrape_at(port, "u")];
+    // What is on its way still comes.
+    while reached.len() < 3 || reached[reached.len() - 2] != reached[reached.len() - 1] {
+        sleep(Duration::from_millis(100));
+        reached.push(scrape_at(port, "u"));
+    }
+    assert!(reached.is_sorted(), "{reached:?}");
+    wire.mend();
+    running.wait().exits(0);
+    let message = fs::read_to_string(pod.room.path("dev/termination-log")).unwrap();
+    assert_eq!(message, DONE);
+    reached[reached.len() - 1]
+}
+
+#[test]
+fn what_comes_into_scratch_space_is_the_first_half_of_an_import() {
+    let (room, web) = images();
+    run(
+        "gzip",
+        ["-k", "-1", &room.path("raw").display().to_string()],
+    );
+    fs::copy(room.path("raw.gz"), web.file("raw.gz")).unwrap();
+    // Without a length, nobody knows how much of it came.
+    for (name, some) in [
+        ("whole/disk.qcow2", 5.0..50.0),
+        ("whole/disk.vmdk.gz", 5.0..50.0),
+        ("dripping/disk.qcow2", 0.0..0.01),
+        ("whole/raw.gz", 20.0..99.0),
+    ] {
+        let pod = Pod::new();
+        fs::create_dir(pod.room.path("scratch")).unwrap();
+        give_to_pod(&pod.room.path("scratch"));
+        let reached = progress_in_the_middle(&pod, &web, name);
+        assert!(some.contains(&reached), "{name}: {reached}");
+        assert_same_bytes(&room.path("raw"), &pod.disk());
+    }
+}
+
+#[test]
+fn a_server_that_hangs_up_is_asked_again_and_one_that_always_does_is_told_of() {
+    let (room, web) = images();
+    let pod = Pod::new();
+    let scratch = pod.room.path("scratch");
+    fs::create_dir(&scratch).unwrap();
+    give_to_pod(&scratch);
+    let wire = Proxy::tcp(To::Tcp(web.port()));
+    let url = format!("http://127.0.0.1:{}/whole/disk.qcow2", wire.port());
+    let more = [("DISKFERRY_RETRY", "3")];
+    wire.break_off(u64::MAX, 2 << 20);
+    let message = pod.import(1, "http", &url, &more);
+    let line = "Unable to process data: read http://127.0.0.1";
+    assert!(message.starts_with(line), "{message}");
+    assert!(message.contains("the answer broke off"), "{message}");
+    assert!(!pod.disk().exists());
+    wire.break_off(2, 2 << 20);
+    assert_eq!(pod.import(0, "http", &url, &more), DONE);
+    assert_same_bytes(&room.path("raw"), &pod.disk());
+    assert_empty(&scratch);
 }
