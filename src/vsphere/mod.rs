@@ -6,6 +6,7 @@
 //!  http.rs       one POST: bounded answers
 //!  soap/         requests to text, text to values and typed faults           pure
 //!  session.rs    logged in, kept alive, logged in again once, logged out always
+//!  farewell.rs   the last logout of a session that was given up
 //!  objects.rs    properties of an object, and tasks waited for
 //!  inventory.rs  a VM and its disks, found and identified
 //!  disk.rs       what a virtual disk is, out of a device list                pure
@@ -22,6 +23,7 @@
 
 pub mod changes;
 pub mod disk;
+mod farewell;
 mod http;
 pub mod inventory;
 pub mod limits;

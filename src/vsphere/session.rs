@@ -4,6 +4,7 @@
 //! nothing for longer than that. So the clock is asked for now and then; and when the session ended
 //! all the same, whoever notices logs in again, once for all who notice, and repeats its call.
 
+use super::farewell;
 use super::http::Http;
 use super::limits::{TimeLimits, Wait};
 use super::locator::Server;
@@ -17,12 +18,9 @@ use crate::error::{Error, Kind, Result};
 use crate::http::trust::Thumbprint;
 use crate::secret::Secret;
 use hyper::StatusCode;
-use std::collections::BTreeSet;
 use std::fmt;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
-use std::thread;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
-use tokio::runtime::Builder;
 use tokio::sync::Mutex as AsyncMutex;
 use tokio::time::{sleep, timeout};
 
@@ -34,10 +32,6 @@ const SENDS: u32 = 5;
 
 /// Time before the second of them; doubled each time.
 const FIRST_DELAY: Duration = Duration::from_millis(250);
-
-/// Servers that did not answer the last, unorderly logout of some session. Who has several sessions
-/// there waits for the first one only.
-static SILENT: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
 
 /// What a server is, and where its managers are.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -186,37 +180,14 @@ impl Session {
 }
 
 impl Drop for Session {
-    /// The last resort, for a task that was given up: it blocks, on a thread and a runtime of its
-    /// own, since this one may be ending.
+    /// The last resort, for a task that was given up: it blocks.
     fn drop(&mut self) {
-        let Some(cookie) = self.shared.take_cookie() else {
-            return;
-        };
-        let http = self.shared.http.detached();
-        let request = calls::logout(&self.shared.service.session_manager);
-        let limit = self.shared.limits.of(Wait::Logout);
-        let is_silent = silent().contains(http.authority());
-        let last = move || {
-            let Ok(runtime) = Builder::new_current_thread().enable_all().build() else {
-                return;
-            };
-            let logout = async { timeout(limit, http.post(request.bytes(), Some(&cookie))).await };
-            if runtime.block_on(logout).is_err() {
-                silent().insert(http.authority().to_owned());
-            }
-            // A name that is still looked up must not be waited for.
-            runtime.shutdown_background();
-        };
-        // It cannot be told to anybody any more if this fails; the server ends the session later.
-        let last = thread::spawn(last);
-        if !is_silent {
-            let _ = last.join();
+        if let Some(cookie) = self.shared.take_cookie() {
+            let request = calls::logout(&self.shared.service.session_manager);
+            let limit = self.shared.limits.of(Wait::Logout);
+            farewell::say(self.shared.http.detached(), request, cookie, limit);
         }
     }
-}
-
-fn silent() -> MutexGuard<'static, BTreeSet<String>> {
-    SILENT.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Shared {
