@@ -16,6 +16,7 @@ use hyper_util::client::proxy::matcher::{Intercept, Matcher};
 use hyper_util::rt::TokioIo;
 use rustls::Error as TlsError;
 use rustls::pki_types::{CertificateDer, ServerName};
+use std::error::Error as StdError;
 use std::fmt;
 use std::io;
 use std::time::Duration;
@@ -49,6 +50,51 @@ impl Origin {
             true => format!("[{}]:{}", self.host, self.port),
             false => format!("{}:{}", self.host, self.port),
         }
+    }
+}
+
+/// What answers where TLS was begun speaks something else, or hangs up: it may be a server without.
+/// Found in the chain of causes of what connecting ended with.
+#[derive(Debug)]
+pub struct NoTls(io::Error);
+
+impl NoTls {
+    /// What began TLS and failed with `error`, if that is no doubt about a certificate.
+    fn of(error: io::Error) -> Result<Self, io::Error> {
+        let inner = error.get_ref().and_then(|inner| inner.downcast_ref());
+        let is_other = match inner {
+            Some(TlsError::InvalidMessage(_)) => true,
+            Some(_) => false,
+            None => matches!(
+                error.kind(),
+                io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset
+            ),
+        };
+        if is_other {
+            Ok(Self(error))
+        } else {
+            Err(error)
+        }
+    }
+
+    /// It answered, and that is no TLS; else it hung up, which TLS servers do, too, that start.
+    fn has_answered(&self) -> bool {
+        self.0.get_ref().is_some_and(|inner| inner.is::<TlsError>())
+    }
+}
+
+impl fmt::Display for NoTls {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self.has_answered() {
+            true => "what answers speaks no TLS",
+            false => "it hung up",
+        })
+    }
+}
+
+impl StdError for NoTls {
+    fn source(&self) -> Option<&(dyn StdError + 'static)> {
+        Some(&self.0)
     }
 }
 
@@ -213,8 +259,18 @@ impl Connector {
     }
 
     fn tls_failed(&self, error: io::Error) -> Error {
-        let refused = error.get_ref().is_some_and(|inner| inner.is::<TlsError>());
         let doing = format!("start TLS with {}", self.origin.authority());
+        let error = match NoTls::of(error) {
+            Ok(no_tls) => {
+                let kind = match no_tls.has_answered() {
+                    true => Kind::Refused,
+                    false => Kind::Transient,
+                };
+                return Error::new(kind, doing).because(no_tls);
+            }
+            Err(error) => error,
+        };
+        let refused = error.get_ref().is_some_and(|inner| inner.is::<TlsError>());
         let error = Error::io(doing, error);
         match refused {
             true => error.with_kind(Kind::Refused).hint(self.advice),
@@ -238,4 +294,47 @@ async fn tcp(host: &str, port: u16) -> Result<TcpStream> {
     let stream = TcpStream::connect((host, port)).await.map_err(failed)?;
     stream.set_nodelay(true).map_err(failed)?;
     Ok(stream)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Connector, NoTls, Origin};
+    use crate::error::{Error, Kind};
+    use crate::http::trust::Trust;
+    use std::time::Duration;
+    use tokio::io::AsyncWriteExt;
+    use tokio::net::TcpListener;
+
+    /// What connecting with TLS ends with, where somebody says `answer` and hangs up.
+    async fn begun_with(answer: &[u8]) -> Error {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let origin = Origin {
+            tls: true,
+            host: "127.0.0.1".to_owned(),
+            port: listener.local_addr().unwrap().port(),
+        };
+        let connector = Connector::new(origin, &Trust::Anybody, "advice").unwrap();
+        let serve = async {
+            let (mut client, _) = listener.accept().await.unwrap();
+            client.readable().await.unwrap();
+            client.write_all(answer).await.unwrap();
+        };
+        let (connected, ()) = tokio::join!(connector.connect(Duration::from_secs(20)), serve);
+        connected.err().unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_server_without_tls_is_told_from_one_that_is_not_believed() {
+        let error = begun_with(b"HTTP/1.1 400 Bad Request\r\n\r\n").await;
+        let found = error.caused_by::<NoTls>().unwrap();
+        assert!(found.has_answered() && error.kind() == Kind::Refused);
+        assert!(!error.line().contains("advice"), "{}", error.line());
+        let error = begun_with(b"").await;
+        let found = error.caused_by::<NoTls>().unwrap();
+        assert!(!found.has_answered() && error.kind() == Kind::Transient);
+        // TLS that says no: an alert, "handshake failure".
+        let error = begun_with(&[21, 3, 3, 0, 2, 2, 40]).await;
+        assert!(error.caused_by::<NoTls>().is_none(), "{}", error.line());
+        assert_eq!(error.kind(), Kind::Refused);
+    }
 }

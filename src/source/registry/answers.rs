@@ -5,6 +5,7 @@
 use crate::digest::checksum::Checksum;
 use crate::error::{Error, Kind, Result};
 use serde::Deserialize;
+use std::env::consts::ARCH;
 
 /// Layers of an image. Those that are known have some hundred at most.
 pub(super) const LAYERS_MAX: usize = 1000;
@@ -14,6 +15,15 @@ pub(super) const ACCEPT: &str = "application/vnd.oci.image.index.v1+json, \
      application/vnd.docker.distribution.manifest.list.v2+json, \
      application/vnd.oci.image.manifest.v1+json, \
      application/vnd.docker.distribution.manifest.v2+json";
+
+/// The architecture of this machine, as images call it.
+pub(super) fn here() -> &'static str {
+    match ARCH {
+        "x86_64" => "amd64",
+        "aarch64" => "arm64",
+        other => other,
+    }
+}
 
 /// How a registry wants to be asked.
 #[derive(Debug, Eq, PartialEq)]
@@ -129,7 +139,10 @@ pub(super) fn manifest(text: &[u8], architecture: &str) -> Result<Manifest> {
             let platform = one.platform.as_ref();
             platform.is_some_and(|it| it.architecture == architecture && it.os == "linux")
         };
-        let found = document.manifests.iter().find(fits);
+        let all = || document.manifests.iter();
+        // One that says nothing may be it, and is not if its config says so.
+        let any = || all().find(|one| one.platform.is_none());
+        let found = all().find(fits).or_else(any);
         let found = found.ok_or_else(|| {
             let what = format!("the image is not there for the architecture {architecture}");
             Error::new(Kind::Refused, what)
@@ -231,6 +244,13 @@ mod tests {
         let error = manifest(text.as_bytes(), "s390x").unwrap_err();
         assert_eq!(error.kind(), Kind::Refused);
         assert!(manifest(text.as_bytes(), "arm64").is_err(), "no digest");
+        let any = format!("sha256:{}", "b".repeat(64));
+        let list = json!({"manifests": [
+            {"digest": any}, one("linux", "amd64", &format!("sha256:{}", "a".repeat(64))),
+        ]});
+        let found = |arch| manifest(list.to_string().as_bytes(), arch).unwrap();
+        assert_ne!(found("amd64"), Manifest::Index(any.clone()));
+        assert_eq!(found("s390x"), Manifest::Index(any.clone()));
     }
 
     #[test]

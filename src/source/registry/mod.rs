@@ -25,6 +25,7 @@ use crate::error::{Error, Kind, Result};
 use crate::http::Reply;
 use crate::http::answer::refusal;
 use crate::http::client::{Client, Manners};
+use crate::http::connect::NoTls;
 use crate::http::trust::Trust;
 use crate::secret::Secret;
 use crate::source::http::{Sign, Signed};
@@ -56,8 +57,9 @@ pub struct Asking {
     pub plain: bool,
     /// How long it may say nothing.
     pub patience: Duration,
-    /// Which of several images is wanted: `amd64`.
-    pub architecture: String,
+    /// The architecture that is wanted and no other, `amd64`; without it, that of this machine where
+    /// there are several, and any where there is one.
+    pub architecture: Option<String>,
 }
 
 /// An image that was found.
@@ -107,17 +109,12 @@ pub async fn pull(text: &str, asking: &Asking) -> Result<ContainerImage> {
     let reference = Reference::parse(text)?;
     let found = image(&reference, "https", asking).await;
     match found {
-        Err(error) if asking.plain && speaks_no_tls(&error) => {
+        Err(error) if asking.plain && error.caused_by::<NoTls>().is_some() => {
             tracing::warn!("{} has no TLS", reference.host);
             image(&reference, "http", asking).await
         }
         found => found,
     }
-}
-
-/// Whether it was the beginning of TLS that failed.
-fn speaks_no_tls(error: &Error) -> bool {
-    error.line().contains("start TLS with")
 }
 
 async fn image(reference: &Reference, scheme: &str, asking: &Asking) -> Result<ContainerImage> {
@@ -127,8 +124,9 @@ async fn image(reference: &Reference, scheme: &str, asking: &Asking) -> Result<C
         let (layers, config) = registry.image(&reference.version, asking).await?;
         let text = registry.checked("blobs", &config.to_string()).await?;
         let (architecture, environment) = answers::config(&text)?;
-        if let Some(other) = architecture.filter(|it| *it != asking.architecture) {
-            let wanted = &asking.architecture;
+        if let (Some(wanted), Some(other)) = (&asking.architecture, architecture)
+            && *wanted != other
+        {
             let what = format!("the image is for {other}, and {wanted} is wanted");
             return Err(Error::new(Kind::Refused, what));
         }
@@ -188,9 +186,13 @@ impl Registry {
     /// The layers and the config of the image of that tag or digest.
     async fn image(&self, version: &str, asking: &Asking) -> Result<(Vec<Checksum>, Checksum)> {
         let mut version = version.to_owned();
+        let architecture = match &asking.architecture {
+            Some(wanted) => wanted,
+            None => answers::here(),
+        };
         for _ in 0..DEPTH_MAX {
             let text = self.checked("manifests", &version).await?;
-            match answers::manifest(&text, &asking.architecture)? {
+            match answers::manifest(&text, architecture)? {
                 Manifest::Image { layers, config } => return Ok((layers, config)),
                 Manifest::Index(digest) => version = digest,
             }
@@ -225,10 +227,10 @@ impl Registry {
             match reply.status {
                 StatusCode::OK => return Ok(reply),
                 StatusCode::UNAUTHORIZED if is_new => {
-                    let challenge = reply.headers.get(WWW_AUTHENTICATE);
-                    let challenge = challenge.and_then(|value| value.to_str().ok());
-                    let challenge = challenge.and_then(Challenge::parse);
-                    let Some(challenge) = challenge else {
+                    // There may be others that we do not speak.
+                    let challenges = reply.headers.get_all(WWW_AUTHENTICATE).iter();
+                    let mut challenges = challenges.filter_map(|value| value.to_str().ok());
+                    let Some(challenge) = challenges.find_map(Challenge::parse) else {
                         return Err(self.pass.refused(reply.status));
                     };
                     reply.pass_over().await;

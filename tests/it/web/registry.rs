@@ -96,8 +96,62 @@ fn an_image_that_is_not_there_or_not_for_this_architecture_is_one_line() {
         &[INSECURE, arm],
     );
     assert_eq!(other, DONE);
+    // One image that is there for nobody in particular is taken, if nobody says what is wanted.
+    let alone = pod.import(
+        0,
+        "registry",
+        &registry.address("disk:40-arm64"),
+        &[INSECURE],
+    );
+    assert_eq!(alone, DONE);
+    let wanted = [INSECURE, ("IMPORTER_REGISTRY_IMAGE_ARCHITECTURE", "amd64")];
+    let other = pod.import(1, "registry", &registry.address("disk:40-arm64"), &wanted);
+    assert!(other.contains("for arm64, and amd64 is wanted"), "{other}");
     let secure = pod.import(1, "registry", &registry.address("disk:40"), &[]);
-    assert!(secure.contains("start TLS with"), "{secure}");
+    let part = "what answers speaks no TLS";
+    assert!(
+        secure.contains("start TLS with") && secure.contains(part),
+        "{secure}"
+    );
+}
+
+/// Not even where a registry without TLS is as good is one with it asked without.
+#[test]
+fn a_registry_with_tls_is_not_asked_without() {
+    let web = Web::new();
+    let address = web.https("disk:1").replace("https://", "docker://");
+    let message = Pod::with_device(SIZE).import(1, "registry", &address, &[INSECURE]);
+    assert!(message.contains("404"), "{message}");
+    let served = web.served();
+    assert!(
+        !served.is_empty() && served.iter().all(|it| it.status == 404),
+        "{served:?}"
+    );
+}
+
+/// A registry that could be asked in several ways, of which we speak the last.
+#[test]
+fn a_challenge_that_is_not_spoken_does_not_hide_another() {
+    let (_room, _base, top) = layers();
+    let registry = Registry::closed();
+    registry.push("disk", "40", "amd64", &[&top]);
+    let rules = format!(
+        "location /v2/ {{ proxy_pass http://127.0.0.1:{}; proxy_hide_header WWW-Authenticate;\n\
+         add_header WWW-Authenticate Negotiate always;\n\
+         add_header WWW-Authenticate 'Basic realm=\"r\"' always; }}",
+        registry.port()
+    );
+    let web = Web::with(&rules);
+    let address = format!("docker://127.0.0.1:{}/disk:40", web.port());
+    let known = [
+        INSECURE,
+        ("IMPORTER_ACCESS_KEY_ID", PULLER),
+        ("IMPORTER_SECRET_KEY", PULLER_SECRET),
+    ];
+    assert_eq!(
+        Pod::with_device(SIZE).import(0, "registry", &address, &known),
+        DONE
+    );
 }
 
 #[test]
