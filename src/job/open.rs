@@ -34,6 +34,7 @@ use crate::target::vhdx::{VhdxOptions, VhdxTarget};
 use crate::target::vmdk::{VmdkOptions, VmdkTarget};
 use serde_json::Value;
 use std::fs::{self, FileType, OpenOptions};
+use std::io::ErrorKind::NotFound;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -456,6 +457,16 @@ async fn path_target(path: &Path, how: &How) -> Result<Arc<dyn Target>> {
             Ok(Arc::new(FileTarget::open(path, file).await?))
         }
     }
+}
+
+/// Whether a target that never gets its name leaves nothing behind: it is a file, and a new one, whatever
+/// has that name now.
+pub(super) fn leaves_nothing(options: &CopyOptions) -> bool {
+    let Address::Path(path) = &options.target else {
+        return false;
+    };
+    let is_new = !options.making.existing;
+    is_new && fs::metadata(path).map_or_else(|error| error.kind() == NotFound, |it| it.is_file())
 }
 
 /// Checks that the file that is to be written in place is there and large enough.

@@ -12,6 +12,7 @@ use crate::changes::Tracker;
 use crate::endpoint::Identity;
 use crate::error::{Error, Kind, Result};
 use crate::journal::{History, Journal};
+use crate::source::http::BrokenOff;
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
@@ -28,8 +29,8 @@ pub(super) async fn attempt(
     check_image_target(options)?;
     let stop = context.stop.clone();
     if let Some(incoming) = stop.interrupts(coming(options, &context)).await? {
-        // For good, whatever failed: what was read is gone, and the rest is not the disk.
-        return forward(incoming, options, context).await.map_err(for_good);
+        let copied = forward(incoming, options, context).await;
+        return copied.map_err(|error| for_good(error, options));
     }
     // A server that takes connections and says nothing must not hold up an end that is asked for.
     let opened = context
@@ -145,7 +146,12 @@ async fn opened(options: &CopyOptions, context: &Context) -> Result<Opened> {
     Ok(opened)
 }
 
-fn for_good(error: Error) -> Error {
+/// For good, whatever failed: what was read is gone, and the rest is not the disk. Unless a server broke
+/// off, which can be asked for all of it anew, and nothing is left of what was written of it.
+fn for_good(error: Error, options: &CopyOptions) -> Error {
+    if error.caused_by::<BrokenOff>().is_some() && open::leaves_nothing(options) {
+        return error.with_kind(Kind::Transient);
+    }
     match error.kind() {
         Kind::Transient => error.with_kind(Kind::Io),
         _ => error,

@@ -57,7 +57,7 @@ impl Challenge {
                 Some(quoted) => quoted.split_once('"')?,
                 None => after.split_once(',').unwrap_or((after, "")),
             };
-            match key.trim() {
+            match &*key.trim().to_ascii_lowercase() {
                 "realm" => realm = Some(value.to_owned()),
                 "service" => query.push(("service", value.to_owned())),
                 "scope" => query.push(("scope", value.to_owned())),
@@ -221,6 +221,8 @@ mod tests {
             Challenge::parse(text),
             Some(Challenge::Bearer { realm, query })
         );
+        let shouted = text.replace("realm", "Realm").replace("scope", "SCOPE");
+        assert_eq!(Challenge::parse(&shouted), Challenge::parse(text));
         assert_eq!(
             Challenge::parse(r#"Basic realm="x""#),
             Some(Challenge::Basic)

@@ -1,7 +1,8 @@
-//! A server without ranges that hangs up in the middle: what is unpacked begins anew, what was copied
-//! as it came does not.
+//! A server without ranges that hangs up in the middle: what is unpacked, or becomes a new file, begins
+//! anew; what is written where something is left of it does not.
 
 use super::{assert_nothing_left, packed_qcow2, room};
+use crate::formats::at;
 use crate::rig::{LoopDevice, Proxy, Room, To, Web, assert_same_bytes, random_disk};
 use std::fs;
 
@@ -117,23 +118,52 @@ fn what_is_wrong_for_good_is_asked_for_once() {
 }
 
 #[test]
-fn what_is_copied_as_it_comes_is_given_up_once_something_was_written() {
+fn what_is_copied_as_it_comes_into_a_new_file_begins_anew_and_what_is_copied_elsewhere_does_not() {
     let (room, _web, wire) = images(37);
     let from = url(&wire, "disk.raw");
-    wire.break_off(1, 3 << 20);
-    let words = ["copy", &from, "copied"];
-    room.diskferry(words)
-        .fails(1, &["offset", "the answer broke off"]);
+    for (more, format) in [(&[][..], "raw"), (&["--no-journal"], "raw"), (&[], "vhdx")] {
+        let before = wire.accepted();
+        wire.break_off(2, 3 << 20);
+        let words = ["copy", "--overwrite", "-O", format, &from, "copied"];
+        let told = room.diskferry([&words[..], more].concat()).ok().stderr;
+        assert_eq!(told.matches("; beginning anew").count(), 2, "{told}");
+        // A new image needs the size first, so all of it is read once more.
+        let reads = if format == "raw" { 1 } else { 2 };
+        assert_eq!(wire.accepted() - before, 2 + reads);
+        room.diskferry(["compare", "--strict", "disk.raw", "copied"])
+            .ok();
+    }
+    fs::remove_file(room.path("copied")).unwrap();
+    wire.break_off(u64::MAX, 3 << 20);
+    let told = room.diskferry(["copy", "--retry", "2", &from, "copied"]);
+    let told = told.exits(1).stderr;
+    let last = told.lines().last().unwrap();
+    assert!(
+        last.contains("the answer broke off") && !last.contains("anew"),
+        "{told}"
+    );
+    assert!(told.matches("; beginning anew").count() >= 2, "{told}");
     assert!(!room.path("copied").exists());
+    // What is left there is a part of the disk.
+    let device = LoopDevice::new(10 << 20, 512);
+    fs::write(room.path("there"), vec![0; 10 << 20]).unwrap();
+    for to in [device.path().display().to_string(), at(&room, "there")] {
+        let before = wire.accepted();
+        let words = ["copy", "--overwrite", "-n", &from, &to];
+        room.diskferry(words).fails(1, &["the answer broke off"]);
+        assert_eq!(wire.accepted() - before, 1, "{to}");
+    }
+}
+
+#[test]
+fn what_is_only_looked_at_is_asked_for_anew_wherever_it_goes() {
+    let (room, _web, wire) = images(38);
     let device = LoopDevice::new(10 << 20, 512);
     let to = device.path().display().to_string();
-    wire.break_off(1, 3 << 20);
-    let words = ["copy", "--overwrite", &from, &to];
-    room.diskferry(words).fails(1, &["the answer broke off"]);
-    assert_eq!(wire.accepted(), 2);
-    // As long as it is only looked at, nothing was.
     wire.break_off(2, 1 << 10);
-    room.diskferry(["copy", &from, "copied"]).ok();
-    assert_same_bytes(&room.path("disk.raw"), &room.path("copied"));
-    assert_eq!(wire.accepted(), 5);
+    room.diskferry(["copy", &url(&wire, "disk.raw"), &to]).ok();
+    assert_eq!(wire.accepted(), 3);
+    let copied = fs::read(device.path()).unwrap();
+    let disk = fs::read(room.path("disk.raw")).unwrap();
+    assert!(copied[..disk.len()] == disk);
 }

@@ -215,4 +215,20 @@ fn a_server_that_hangs_up_is_asked_again_and_one_that_always_does_is_told_of() {
     assert_eq!(pod.import(0, "http", &url, &more), DONE);
     assert_same_bytes(&room.path("raw"), &pod.disk());
     assert_empty(&scratch);
+    // One that is copied as it comes too, where it becomes a new file.
+    run(
+        "gzip",
+        ["-k", "-1", &room.path("raw").display().to_string()],
+    );
+    fs::copy(room.path("raw.gz"), web.file("raw.gz")).unwrap();
+    let url = format!("http://127.0.0.1:{}/whole/raw.gz", wire.port());
+    for (pod, code) in [(Pod::new(), 0), (Pod::with_device(SIZE), 1)] {
+        // The first connection is for a look.
+        wire.break_off(3, 2 << 20);
+        let message = pod.import(code, "http", &url, &more);
+        assert_eq!(message == DONE, code == 0, "{message}");
+    }
+    wire.break_off(0, 0);
+    let device = Pod::with_device(SIZE);
+    assert_eq!(device.import(0, "http", &url, &more), DONE);
 }
