@@ -9,8 +9,9 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-/// Asked for wherever the source is: three of the requests that a pass begins with.
-const LEAST: u64 = 3 << 20;
+/// Asked for wherever the source is: three of the requests that a pass over NBD begins with. More
+/// would be a line from the start, and the first answers would tell of the line, not of the way.
+const LEAST: u64 = 3 << 19;
 
 /// Asked for at most: what longer ways would hold is memory that a pod does not have.
 pub(super) const MOST: u64 = 16 << 20;
@@ -74,7 +75,7 @@ mod tests {
     #[test]
     fn a_source_that_answers_at_once_is_asked_for_little() {
         assert_eq!(Depth::new().bytes(), LEAST);
-        assert_eq!(after(micros(400)).bytes(), LEAST);
+        assert_eq!(after(micros(200)).bytes(), LEAST);
     }
 
     #[test]
@@ -102,7 +103,7 @@ mod tests {
         let depth = Depth::new();
         (1..ANSWERS).for_each(|_| depth.answered_in(micros(5000)));
         assert_eq!(depth.bytes(), LEAST);
-        depth.answered_in(micros(400));
+        depth.answered_in(micros(200));
         assert_eq!(depth.bytes(), LEAST);
     }
 }
