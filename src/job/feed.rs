@@ -14,6 +14,10 @@ use std::sync::Arc;
 /// Windows that are looked at together: hides the latency of asking.
 const AHEAD: usize = 4;
 
+/// Bytes at the start of a disk that are read without asking what of them is zero, so that copying
+/// begins while the first answer is looked for: a server may look through the whole disk for it.
+const HEAD: u64 = 64 << 20;
+
 /// Where the work of a pass comes from.
 #[derive(Clone, Debug)]
 pub(super) struct Feed {
@@ -25,6 +29,8 @@ pub(super) struct Feed {
     pub(super) done: RangeSet,
     /// Ask the source what is zero.
     pub(super) ask_extents: bool,
+    /// Zeroes are found in data as well, so not all need be asked for.
+    pub(super) finds_zeroes: bool,
     pub(super) ahead: Ahead,
     /// Whether the tracker is believed.
     pub(super) doubts: Option<Doubts>,
@@ -44,14 +50,31 @@ pub(super) enum Ahead {
 impl Feed {
     /// The windows of the disk, planned, in order.
     pub(super) fn stream(self) -> impl Stream<Item = Result<Planned>> + Send {
-        let shape = self.shape;
+        let parts = self.parts();
         let feed = Arc::new(self);
-        stream::iter(windows(shape))
-            .map(move |window| {
+        stream::iter(parts)
+            .map(move |(window, ask)| {
                 let feed = feed.clone();
-                async move { feed.plan(window).await }
+                async move { feed.plan(window, ask).await }
             })
             .buffered(AHEAD)
+    }
+
+    /// The windows, and whether to ask what of them is zero.
+    fn parts(&self) -> impl Iterator<Item = (ByteRange, bool)> + use<> {
+        let (shape, ask) = (self.shape, self.ask_extents);
+        let is_long = shape.size >= shape.window;
+        let starts_at_once = ask && is_long && self.finds_zeroes && self.tracker.is_none();
+        windows(shape).flat_map(move |window| {
+            let head = if starts_at_once && window.start == 0 {
+                HEAD
+            } else {
+                0
+            };
+            let (head, rest) = window.split(head);
+            let parts = [(head, false), (rest, ask)];
+            parts.into_iter().filter(|(part, _)| !part.is_empty())
+        })
     }
 
     /// Bytes that there are to be dealt with, asked of the tracker ahead of the pass.
@@ -76,12 +99,16 @@ impl Feed {
         Ok(total)
     }
 
-    async fn plan(&self, window: ByteRange) -> Result<Planned> {
+    async fn plan(&self, window: ByteRange, ask: bool) -> Result<Planned> {
         let todo = self.todo(window).await?;
         if let Some(doubts) = &self.doubts {
             doubts.look(&self.unreported(window, &todo)).await?;
         }
-        let extents = self.extents(&todo).await?;
+        let extents = if ask {
+            self.extents(&todo).await?
+        } else {
+            Vec::new()
+        };
         let mut steps = steps(self.shape, window, &todo, &extents);
         let mut skipped = 0;
         match &self.ahead {
@@ -102,11 +129,9 @@ impl Feed {
     /// What the source says is zero, where asking pays.
     async fn extents(&self, todo: &[ByteRange]) -> Result<Vec<Extent>> {
         let mut found = Vec::new();
-        if self.ask_extents {
-            for part in worth_asking(todo) {
-                let part = part.align_out(self.shape.grain, self.shape.size);
-                found.extend(all_extents(&*self.source, part).await?);
-            }
+        for part in worth_asking(todo) {
+            let part = part.align_out(self.shape.grain, self.shape.size);
+            found.extend(all_extents(&*self.source, part).await?);
         }
         Ok(found)
     }
@@ -163,5 +188,58 @@ impl Feed {
             }
         }
         Ok(todo)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Ahead, Feed, HEAD};
+    use crate::extent::{ByteRange, RangeSet};
+    use crate::plan::{Shape, Step};
+    use crate::testkit::MemSource;
+    use futures_util::stream::TryStreamExt;
+    use std::sync::Arc;
+
+    const SIZE: u64 = 2 * HEAD;
+
+    /// What is planned for an empty disk.
+    async fn steps(window: u64, finds_zeroes: bool) -> Vec<Step> {
+        let feed = Feed {
+            source: Arc::new(MemSource::new(SIZE)),
+            tracker: None,
+            shape: Shape {
+                size: SIZE,
+                grain: 65536,
+                window,
+                coalesce: 0,
+            },
+            done: RangeSet::default(),
+            ask_extents: true,
+            finds_zeroes,
+            ahead: Ahead::Nothing,
+            doubts: None,
+        };
+        let planned: Vec<_> = feed.stream().try_collect().await.unwrap();
+        planned.into_iter().flat_map(|part| part.steps).collect()
+    }
+
+    #[tokio::test]
+    async fn a_long_disk_is_read_while_its_source_is_asked_and_found_zeroes_stay_zeroes() {
+        let all = ByteRange::new(0, SIZE);
+        let (head, rest) = all.split(HEAD);
+        assert_eq!(
+            steps(SIZE, true).await,
+            [Step::Copy(head), Step::Zero(rest)]
+        );
+        assert_eq!(
+            steps(SIZE, false).await,
+            [Step::Zero(all)],
+            "nobody would find them"
+        );
+        assert_eq!(
+            steps(2 * SIZE, true).await,
+            [Step::Zero(all)],
+            "it is short: one answer tells of all"
+        );
     }
 }

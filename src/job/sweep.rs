@@ -107,6 +107,7 @@ impl Job<'_> {
             },
             done: done.to_set(),
             ask_extents: self.options.zeroes.extents,
+            finds_zeroes: self.options.zeroes.sparse > 0,
             ahead: match claims.clone() {
                 None => Ahead::Nothing,
                 Some(known) if compare => Ahead::Compare(known),
