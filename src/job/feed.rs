@@ -224,7 +224,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_long_disk_is_read_while_its_source_is_asked_and_found_zeroes_stay_zeroes() {
+    async fn a_long_disk_is_read_while_its_source_is_asked_if_zeroes_are_found_in_data() {
         let all = ByteRange::new(0, SIZE);
         let (head, rest) = all.split(HEAD);
         assert_eq!(
