@@ -114,3 +114,18 @@ fn a_proof_that_was_asked_for_covers_everything_again() {
     let outcome = block_on(bench.run(&options, None, &sound, Stop::never())).unwrap();
     assert_eq!(outcome.totals.verified, BLOCKS * 65536);
 }
+
+#[test]
+fn a_pass_that_was_complete_is_proven_anew_each_time_it_is_run() {
+    let bench = copied();
+    for _ in 0..3 {
+        let again = bench.pass(Pass::default(), None);
+        assert!(again.proven);
+        assert_eq!(again.totals.verified, BLOCKS * 65536);
+    }
+    let faults = Faults::default();
+    faults.on(Op::ReadBack, 1, Fault::Lie);
+    let options = bench.options(Pass::default());
+    let error = block_on(bench.run(&options, None, &faults, Stop::never())).unwrap_err();
+    assert_eq!(error.kind(), Kind::Mismatch);
+}
