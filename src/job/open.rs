@@ -331,6 +331,8 @@ pub(super) struct How {
     pub(super) resuming: bool,
     /// The whole disk is there, written by a pass before this one.
     pub(super) whole: bool,
+    /// Bytes that an earlier run of this pass made durable.
+    pub(super) done: u64,
     /// What an earlier run measured.
     pub(super) probe: Option<Value>,
     /// What it will be like.
@@ -443,15 +445,17 @@ async fn path_target(path: &Path, how: &How) -> Result<Arc<dyn Target>> {
         }
         found => {
             let existing = how.making.existing;
+            let size = how.size.unwrap_or(0);
             if existing {
-                must_hold(path, found.is_ok(), how.size.unwrap_or(0))?;
+                must_hold(path, found.is_ok(), size)?;
             }
             let file = FileOptions {
-                size: how.size.unwrap_or(0),
+                size,
                 grows: how.size.is_none() && !existing,
                 overwrite,
                 in_place: how.whole || existing,
                 resuming: how.resuming && !how.whole,
+                done: if how.whole { size } else { how.done },
                 ..FileOptions::default()
             };
             Ok(Arc::new(FileTarget::open(path, file).await?))

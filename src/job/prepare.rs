@@ -62,6 +62,10 @@ pub(super) async fn attempt(
         whole: number > 1
             || history.adopted
             || matches!(start, Start::Finished | Start::Next { .. } | Start::Adopt),
+        done: match &start {
+            Start::Resume { done, .. } => done.bytes(),
+            _ => 0,
+        },
         probe: history.probe.clone(),
         making: options.making.clone(),
     };

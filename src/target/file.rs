@@ -37,6 +37,9 @@ pub struct FileOptions {
     pub in_place: bool,
     /// A journal shows that an earlier run began it: go on with the partial file.
     pub resuming: bool,
+    /// So many bytes of it were copied, as a journal shows. What they are in must be there, and as
+    /// long as it was: zeroes are not made up for it. All of them: it may have its name already.
+    pub done: u64,
     /// Go through the page cache even if the file can be written directly.
     pub page_cache: bool,
 }
@@ -146,20 +149,28 @@ fn prepare(path: &Path, options: FileOptions) -> Result<Prepared> {
         Err(error) => return Err(Error::io(format!("look at {shown}"), error)),
     };
     let partial = partial_path(&path);
+    let is_begun = options.resuming && partial.exists();
     // An earlier run may have been cut off between the rename and its last record.
-    let finished_before = options.resuming && existing && !partial.exists();
-    if options.in_place || finished_before {
+    let all_done = options.resuming && options.done >= options.size;
+    if options.in_place || (existing && !is_begun && all_done) {
         return in_place(path, options);
     }
-    if existing && !options.overwrite && !options.resuming {
+    if options.done > 0 && !is_begun {
+        return Err(gone(&partial));
+    }
+    if existing && !options.overwrite && !is_begun {
         return Err(exists(&path));
     }
-    let made = if options.resuming {
+    let made = if is_begun {
         open_locked(&partial, OFlags::empty())
     } else {
+        // Before the first barrier a power cut may have taken it, and nothing is lost with it.
         replace_partial(&partial)
     };
     let fd = made.map_err(|error| could_not_open(&partial, error))?;
+    if is_begun {
+        length_of(&fd, &partial, options)?;
+    }
     let least = if options.grows { 1 << 20 } else { 0 };
     let disk = with_size(fd, &partial, options, options.size.max(least))?;
     Ok(Prepared {
@@ -175,17 +186,19 @@ fn prepare(path: &Path, options: FileOptions) -> Result<Prepared> {
     })
 }
 
-/// Opens `path` itself, creates it if need be, and makes it large enough.
+/// Opens `path` itself. Unless it holds something, creates it if need be, and makes it large enough.
 fn in_place(path: PathBuf, options: FileOptions) -> Result<Prepared> {
     let (fd, fresh) = match open_locked(&path, OFlags::empty()) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound && options.done > 0 => {
+            return Err(gone(&path));
+        }
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             (open_locked(&path, OFlags::CREATE | OFlags::EXCL), true)
         }
         other => (other, false),
     };
     let fd = fd.map_err(|error| could_not_open(&path, error))?;
-    let length = rustix::fs::fstat(&fd).map_err(|error| could_not_open(&path, error.into()))?;
-    let size = u64::try_from(length.st_size).unwrap_or(0).max(options.size);
+    let size = length_of(&fd, &path, options)?.max(options.size);
     let disk = with_size(fd, &path, options, size)?;
     Ok(Prepared {
         disk,
@@ -194,6 +207,27 @@ fn in_place(path: PathBuf, options: FileOptions) -> Result<Prepared> {
         fresh,
         finish: None,
     })
+}
+
+/// How long the file is.
+///
+/// # Errors
+/// It is shorter than what was copied to it.
+fn length_of(fd: &OwnedFd, path: &Path, options: FileOptions) -> Result<u64> {
+    let stat = rustix::fs::fstat(fd).map_err(|error| could_not_open(path, error.into()))?;
+    let found = u64::try_from(stat.st_size).unwrap_or(0);
+    if options.done == 0 || found >= options.size {
+        return Ok(found);
+    }
+    let size = options.size;
+    let why = format!("is too small: it has {found} bytes, and the disk copied to it {size}");
+    Err(refused(path, &why).hint("copy the whole disk anew, with --restart --overwrite"))
+}
+
+/// What was copied is not there any more.
+fn gone(path: &Path) -> Error {
+    let why = "is not there, and the disk was copied to it";
+    refused(path, why).hint("copy the whole disk anew, with --restart")
 }
 
 /// Sets the length first: a file has no direct reads to try before it has bytes.

@@ -22,6 +22,7 @@ mod faults;
 mod formats;
 mod issued;
 mod jobs;
+mod lost;
 mod migrate;
 mod nvme;
 mod pod;

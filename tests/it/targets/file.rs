@@ -82,9 +82,32 @@ async fn a_partial_file_never_has_the_final_name() {
     assert_eq!(fs::read(&path).unwrap()[..4096], [1; 4096]);
     drop(target);
     // Cut off after the rename: the same command finds the file whole.
-    let target = FileTarget::open(&path, resumed).await.unwrap();
+    let all = FileOptions {
+        done: MIB,
+        ..resumed
+    };
+    let target = FileTarget::open(&path, all).await.unwrap();
     assert_eq!(target.identity(), identity);
     target.finalize().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_partial_file_that_a_power_cut_took_before_the_first_barrier_is_made_anew() {
+    let dir = room();
+    let path = dir.path().join("disk");
+    let begun = FileOptions {
+        size: MIB,
+        resuming: true,
+        ..FileOptions::default()
+    };
+    for done in [1, MIB] {
+        let lost = FileTarget::open(&path, FileOptions { done, ..begun }).await;
+        assert_eq!(lost.unwrap_err().kind(), Kind::Refused);
+        assert!(!path.exists() && !partial_path(&path).exists());
+    }
+    let target = FileTarget::open(&path, begun).await.unwrap();
+    target.finalize().await.unwrap();
+    assert_eq!(fs::metadata(&path).unwrap().len(), MIB);
 }
 
 #[tokio::test]
