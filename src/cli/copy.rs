@@ -104,7 +104,8 @@ struct PassOptions {
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Journal")]
 struct JournalOptions {
-    /// Where the journal is; beside a file target, else under the user's state directory
+    /// Where the journal is; beside a file target, else under the user's state directory; a stream
+    /// has none, and a server that is started for the copy only one that is named here
     #[arg(long, value_name = "PATH", conflicts_with = "no_journal")]
     journal: Option<PathBuf>,
 
@@ -215,6 +216,13 @@ impl Command for Copy {
     async fn run(self, output: Output) -> Result<()> {
         let certificate = self.certificate.clone();
         let options = self.options(&output)?;
+        if certificate.is_some() && !job::is_journaled(&options.target, &options.journal) {
+            let what = format!(
+                "a certificate is made of a journal, and {} has none",
+                options.target
+            );
+            return Err(Error::new(Kind::Usage, what).hint("name one with --journal PATH"));
+        }
         let context = Context::new(output.reporter(), stop::on_signals()?);
         job::copy(&options, context).await?;
         match certificate {

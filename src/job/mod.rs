@@ -3,7 +3,7 @@
 //! ```text
 //!  options.rs     what a user can ask for                   no I/O
 //!  decide.rs      begin, continue, or nothing left to do    pure
-//!  place.rs       where the journal lives
+//!  place.rs       which disk a target is, and where its journal lives
 //!  open.rs        addresses to open endpoints
 //!  web.rs         images on web servers
 //!  recognize.rs   is this the disk that was copied before?
@@ -67,7 +67,7 @@ pub use copy::Outcome;
 pub use incoming::in_order;
 pub use open::{Disk, any_source, host_of};
 pub use persist::copy;
-pub use place::state_directory;
+pub use place::{is_journaled, state_directory};
 pub use prepare::size;
 pub use prove::Scope;
 pub use standing::{Standing, label_incomplete, standing};

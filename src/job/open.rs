@@ -7,7 +7,6 @@ use crate::address::Address;
 use crate::changes::Tracker;
 use crate::changes::nbd_bitmap::{self, NbdBitmap};
 use crate::changes::vsphere::{Cbt, Written};
-use crate::endpoint::Identity;
 use crate::error::{Error, Kind, Result};
 use crate::format::Image;
 use crate::nbd::client::{Client, Endpoint, Options as ClientOptions, Retry};
@@ -20,7 +19,6 @@ use crate::source::http;
 use crate::source::image;
 use crate::source::nbd::NbdSource;
 use crate::source::vddk::{VddkAddress, VddkOptions, VddkSource};
-use crate::sys::sysfs::Device;
 use crate::target::Target;
 use crate::target::block::{BlockOptions, BlockTarget};
 use crate::target::file::{FileOptions, FileTarget};
@@ -35,8 +33,8 @@ use crate::target::vmdk::{VmdkOptions, VmdkTarget};
 use serde_json::Value;
 use std::fs::{self, FileType, OpenOptions};
 use std::io::ErrorKind::NotFound;
-use std::os::unix::fs::{FileTypeExt, MetadataExt};
-use std::path::{Path, PathBuf};
+use std::os::unix::fs::FileTypeExt;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
@@ -259,64 +257,6 @@ pub(super) fn client_options(
         },
         retried,
         ..ClientOptions::default()
-    }
-}
-
-/// A target before it is opened for writing: enough to find its journal.
-#[derive(Debug)]
-pub(super) struct Found {
-    pub(super) identity: Identity,
-    /// The path of a regular file, existing or to be.
-    pub(super) beside: Option<PathBuf>,
-}
-
-/// Finds out which disk a target is, without opening it for writing.
-///
-/// # Errors
-/// The path of a file has no directory.
-pub(super) fn find_target(address: &Address, size: u64) -> Result<Found> {
-    let named = |id: String| Identity {
-        id,
-        size,
-        name: address.to_string(),
-    };
-    let Address::Path(path) = address else {
-        let id = match address {
-            Address::Nbd(uri) => uri.parse::<Uri>()?.to_string(),
-            other => other.to_string(),
-        };
-        return Ok(Found {
-            identity: named(id),
-            beside: None,
-        });
-    };
-    match fs::metadata(path) {
-        Ok(meta) if meta.file_type().is_block_device() => {
-            let id = Device::of(meta.rdev()).stable_id();
-            Ok(Found {
-                identity: named(id),
-                beside: None,
-            })
-        }
-        Ok(meta) if is_stream_type(meta.file_type()) => Ok(Found {
-            identity: named(path.display().to_string()),
-            beside: None,
-        }),
-        _ => {
-            let directory = path
-                .parent()
-                .filter(|parent| !parent.as_os_str().is_empty());
-            let directory = directory
-                .unwrap_or(Path::new("."))
-                .canonicalize()
-                .map_err(|error| Error::io(format!("open {}", path.display()), error))?;
-            let whole = directory.join(path.file_name().unwrap_or_default());
-            let id = format!("file:{}", whole.display());
-            Ok(Found {
-                identity: named(id),
-                beside: Some(whole),
-            })
-        }
     }
 }
 

@@ -105,7 +105,8 @@ impl Pass {
 /// Where the journal lives.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub enum JournalPlace {
-    /// Beside a file target; for a device under the user's state directory.
+    /// Beside a file target; for a device or an export under the user's state directory; none for a
+    /// stream, or for a server that is started for this copy.
     #[default]
     Default,
     /// At this path.

@@ -3,8 +3,9 @@
 
 use super::context::Context;
 use super::copy::Outcome;
-use super::options::{CopyOptions, JournalPlace};
+use super::options::CopyOptions;
 use super::patience::Patience;
+use super::place::is_journaled;
 use super::prepare::attempt;
 use crate::error::{Error, Kind, Result};
 use crate::source::http::BrokenOff;
@@ -51,7 +52,7 @@ pub async fn copy(options: &CopyOptions, mut context: Context) -> Result<Outcome
 }
 
 fn may_pass(options: &CopyOptions, error: &Error) -> bool {
-    let has_where = options.journal != JournalPlace::None;
+    let has_where = is_journaled(&options.target, &options.journal);
     error.kind() == Kind::Transient && (has_where || error.caused_by::<BrokenOff>().is_some())
 }
 

@@ -6,7 +6,7 @@ use super::decide::{Start, Wanted, decide};
 use super::incoming::{self, Ask, Incoming};
 use super::open::{self, How, Opened};
 use super::options::{Baseline, CopyOptions, ImageFormat, JournalPlace};
-use super::place::journal_path;
+use super::place::find_target;
 use super::untracked::{Telling, cannot_tell};
 use crate::changes::Tracker;
 use crate::endpoint::Identity;
@@ -38,13 +38,13 @@ pub(super) async fn attempt(
         .clone()
         .interrupts(opened(options, &context))
         .await?;
-    let found = open::find_target(&options.target, opened.source.size())?;
+    let found = find_target(&options.target, opened.source.size())?;
     // An image gets its header last: one that was cut short cannot be continued.
     let place = match options.making.format {
         ImageFormat::Raw => &options.journal,
         _ => &JournalPlace::None,
     };
-    let path = journal_path(place, &found.identity, found.beside.as_deref())?;
+    let path = found.journal(place)?;
     let journal = path.map(|path| Journal::open(&path)).transpose()?;
     // What an earlier run did is forgotten only once every check has passed.
     let nothing = History::default();
@@ -193,6 +193,13 @@ pub(super) fn begin(
     match journal {
         Some(journal) => decide(history, &wanted)
             .map_err(|error| error.context(format!("journal {}", journal.path().display()))),
+        None if options.pass.changes_since.is_some()
+            && options.journal == JournalPlace::Default =>
+        {
+            let what = format!("nothing records what {target} holds, and a delta builds on that");
+            let hint = "name a journal with --journal, or take it on trust with --no-journal";
+            Err(Error::new(Kind::Refused, what).hint(hint))
+        }
         None if options.pass.changes_since == Some(Baseline::Digest) => {
             let what = "a pass by digests compares with the journal of the passes before it";
             Err(Error::new(Kind::Refused, what).hint("leave out --no-journal"))

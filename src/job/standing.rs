@@ -1,9 +1,8 @@
 //! What a journal says of a target, for people; and the word that nobody goes on with it.
 
 use super::copy::now;
-use super::open;
 use super::options::JournalPlace;
-use super::place::journal_path;
+use super::place::find_target;
 use crate::address::Address;
 use crate::error::Result;
 use crate::journal::{History, Journal, Record};
@@ -44,8 +43,8 @@ impl fmt::Display for Standing {
 /// # Errors
 /// The journal is damaged.
 pub fn standing(target: &Address, place: &JournalPlace) -> Result<Option<Standing>> {
-    let found = open::find_target(target, 0)?;
-    let path = journal_path(place, &found.identity, found.beside.as_deref())?;
+    let found = find_target(target, 0)?;
+    let path = found.journal(place)?;
     let history = match path {
         Some(path) => Journal::peek(&path)?,
         None => None,
@@ -73,8 +72,8 @@ fn of(history: &History, target: &str) -> Option<Standing> {
 /// # Errors
 /// The journal is in use, or the record is not durable.
 pub fn label_incomplete(target: &Address, place: &JournalPlace, why: &str) -> Result<()> {
-    let found = open::find_target(target, 0)?;
-    let path = journal_path(place, &found.identity, found.beside.as_deref())?;
+    let found = find_target(target, 0)?;
+    let path = found.journal(place)?;
     let Some(path) = path.filter(|path| path.exists()) else {
         return Ok(());
     };

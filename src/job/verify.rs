@@ -4,7 +4,7 @@ use super::context::Context;
 use super::copy::{Outcome, now, open_manifest};
 use super::open::{self, How};
 use super::options::{JournalPlace, Tuning};
-use super::place::journal_path;
+use super::place::find_target;
 use super::prove::{Proof, Scope};
 use crate::address::Address;
 use crate::error::{Error, Kind, Result};
@@ -105,13 +105,12 @@ fn told(context: &Context, pass: &PassState, size: u64, began: Instant) -> Outco
 /// # Errors
 /// `Refused` if there is none, or somebody works with it.
 pub(super) fn journal_of(target: &Address, place: &JournalPlace) -> Result<(Journal, String)> {
-    let found = open::find_target(target, 0)?;
-    let path = journal_path(place, &found.identity, found.beside.as_deref())?
-        .filter(|path| path.exists())
-        .ok_or_else(|| {
-            let what = format!("no journal of {target} was found");
-            Error::new(Kind::Refused, what).hint("name it with --journal PATH")
-        })?;
+    let found = find_target(target, 0)?;
+    let path = found.journal(place)?.filter(|path| path.exists());
+    let path = path.ok_or_else(|| {
+        let what = format!("no journal of {target} was found");
+        Error::new(Kind::Refused, what).hint("name it with --journal PATH")
+    })?;
     Ok((Journal::open(&path)?, found.identity.id))
 }
 

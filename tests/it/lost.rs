@@ -99,7 +99,10 @@ fn half_a_copy_that_is_gone_or_cut_short_is_not_gone_on_with() {
     // What has the name by now is somebody else's.
     for there in [false, true] {
         if there {
-            File::create(room.path("copy")).unwrap().set_len(SIZE / 2).unwrap();
+            File::create(room.path("copy"))
+                .unwrap()
+                .set_len(SIZE / 2)
+                .unwrap();
         }
         let before = files(&room);
         let outcome = room.diskferry([COPY, &["--overwrite"]].concat());

@@ -39,6 +39,7 @@ mod resume;
 mod rig;
 mod scratch;
 mod sources;
+mod streams;
 mod targets;
 mod vddk;
 mod vhd_write;
