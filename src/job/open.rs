@@ -34,7 +34,7 @@ use serde_json::Value;
 use std::fs::{self, FileType, OpenOptions};
 use std::io::ErrorKind::NotFound;
 use std::os::unix::fs::FileTypeExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
@@ -45,6 +45,8 @@ pub(super) struct Opened {
     pub(super) tracker: Option<Arc<dyn Tracker>>,
     /// What the bytes under the source must add up to.
     pub(super) checked: Option<Arc<Checked>>,
+    /// Local files that it is made of besides the one that was named.
+    pub(super) files: Vec<PathBuf>,
 }
 
 /// Opens the disk that is read, and its tracker if only changes are wanted.
@@ -66,6 +68,7 @@ pub(super) async fn source(options: &CopyOptions, counters: &Counters) -> Result
                 source: disk.source,
                 tracker: Some(Arc::new(tracker)),
                 checked: disk.checked,
+                files: disk.files,
             });
         }
         since @ (None | Some(Baseline::Digest)) => {
@@ -81,6 +84,7 @@ pub(super) async fn source(options: &CopyOptions, counters: &Counters) -> Result
                 source,
                 tracker: None,
                 checked: disk.checked,
+                files: disk.files,
             });
         }
     };
@@ -89,16 +93,16 @@ pub(super) async fn source(options: &CopyOptions, counters: &Counters) -> Result
         ..client
     };
     let disk = open_source(&options.source, &options.reading, client).await?;
-    let (source, client, checked) = (disk.source, disk.client, disk.checked);
-    let Some(client) = client else {
+    let Some(client) = disk.client else {
         let what = format!("{} has no dirty bitmaps", options.source);
         return Err(Error::new(Kind::Refused, what).hint("nbd-bitmap needs an NBD source"));
     };
     let tracker = NbdBitmap::new(client, bitmap)?;
     Ok(Opened {
-        source,
+        source: disk.source,
         tracker: Some(Arc::new(tracker)),
-        checked,
+        checked: disk.checked,
+        files: disk.files,
     })
 }
 
@@ -113,6 +117,8 @@ pub struct Disk {
     pub image: Option<Arc<dyn Image>>,
     /// What its own bytes must add up to.
     pub(super) checked: Option<Arc<Checked>>,
+    /// Local files that the image opened besides its own.
+    pub(super) files: Vec<PathBuf>,
 }
 
 /// Opens any disk for reading.
@@ -140,6 +146,7 @@ async fn open_source(address: &Address, reading: &Reading, options: ClientOption
             image: opened.image,
             // It was added up as it came.
             checked: None,
+            files: opened.files,
         });
     }
     let (mut storage, client) = open_storage(address, reading, options).await?;
@@ -159,12 +166,13 @@ async fn open_source(address: &Address, reading: &Reading, options: ClientOption
         Address::Http(_) => web::as_a_file(&storage, reading).await?,
         _ => reading.clone(),
     };
-    let image::Opened { source, image } = image::open(storage, path, &reading).await?;
+    let opened = image::open(storage, path, &reading).await?;
     Ok(Disk {
-        source,
+        source: opened.source,
         client,
-        image,
+        image: opened.image,
         checked,
+        files: opened.files,
     })
 }
 

@@ -13,6 +13,7 @@ use crate::endpoint::Identity;
 use crate::error::{Error, Kind, Result};
 use crate::journal::{History, Journal};
 use crate::source::http::BrokenOff;
+use crate::target::same::check_apart;
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
@@ -38,6 +39,7 @@ pub(super) async fn attempt(
         .clone()
         .interrupts(opened(options, &context))
         .await?;
+    check_apart(&options.source, &opened.files, &options.target)?;
     let found = find_target(&options.target, opened.source.size())?;
     // An image gets its header last: one that was cut short cannot be continued.
     let place = match options.making.format {
@@ -54,21 +56,7 @@ pub(super) async fn attempt(
         .map_or(&nothing, Journal::history);
     let start = begin(options, &opened, &found.identity, journal.as_ref(), history)?;
     let number = number(&start, history);
-    let how = How {
-        overwrite: options.overwrite,
-        size: Some(opened.source.size()),
-        resuming: start != Start::Fresh,
-        // A delta stands on a whole disk; without a journal the user says so.
-        whole: number > 1
-            || history.adopted
-            || matches!(start, Start::Finished | Start::Next { .. } | Start::Adopt),
-        done: match &start {
-            Start::Resume { done, .. } => done.bytes(),
-            _ => 0,
-        },
-        probe: history.probe.clone(),
-        making: options.making.clone(),
-    };
+    let how = how(options, &opened, &start, history);
     let target = open::target(&options.target, &options.tuning, &how, &context.counters).await?;
     let adopted = adopted(&start, history);
     let (whole, proving) = (history.whole || adopted, history.proving);
@@ -91,6 +79,25 @@ pub(super) async fn attempt(
         began,
     };
     job.run().await
+}
+
+/// How the target is opened for a pass that starts like this.
+fn how(options: &CopyOptions, opened: &Opened, start: &Start, history: &History) -> How {
+    How {
+        overwrite: options.overwrite,
+        size: Some(opened.source.size()),
+        resuming: *start != Start::Fresh,
+        // A delta stands on a whole disk; without a journal the user says so.
+        whole: number(start, history) > 1
+            || history.adopted
+            || matches!(start, Start::Finished | Start::Next { .. } | Start::Adopt),
+        done: match start {
+            Start::Resume { done, .. } => done.bytes(),
+            _ => 0,
+        },
+        probe: history.probe.clone(),
+        making: options.making.clone(),
+    }
 }
 
 /// Copies what can only be read forward.

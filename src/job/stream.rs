@@ -14,6 +14,7 @@ use crate::pipeline::counters::Counters;
 use crate::pipeline::{Piece, pieces};
 use crate::report::{Event, Ticker};
 use crate::source::stream::ByteStream;
+use crate::target::same::check_apart;
 use crate::target::{Target, Untouched, Zeroing};
 use bytes::Bytes;
 use futures_util::stream::{FuturesUnordered, StreamExt};
@@ -160,6 +161,7 @@ pub(super) async fn begin(
     context: &mut Context,
     size: Option<u64>,
 ) -> Result<(Arc<dyn Target>, Ticker)> {
+    check_apart(&options.source, &[], &options.target)?;
     let how = How {
         overwrite: options.overwrite,
         size,

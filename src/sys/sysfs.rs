@@ -15,6 +15,15 @@ pub struct Device {
     folder: PathBuf,
 }
 
+/// The file behind a loop device.
+#[derive(Clone, Debug)]
+pub struct BackingFile {
+    /// Where it was when it was attached.
+    pub path: PathBuf,
+    /// Whether the device is all of the file, and not a part.
+    pub is_all: bool,
+}
+
 impl Device {
     /// The device with the number `rdev`, as stat(2) gives it.
     #[must_use]
@@ -65,6 +74,35 @@ impl Device {
             Some(partition) => format!("{whole}#{partition}"),
             None => whole,
         }
+    }
+
+    /// The file behind a loop device.
+    #[must_use]
+    pub fn backing_file(&self) -> Option<BackingFile> {
+        let path = self.attribute("loop/backing_file")?.into();
+        let ends = ["loop/offset", "loop/sizelimit"].map(|name| self.attribute(name));
+        let is_all = ends.iter().all(|end| end.as_deref() == Some("0"));
+        Some(BackingFile { path, is_all })
+    }
+
+    /// Numbers of the devices that it is laid out on, as stat(2) gives them: the disk of a partition,
+    /// the parts of a volume.
+    #[must_use]
+    pub fn below(&self) -> Vec<u64> {
+        let slaves = self.folder.join("slaves");
+        let mut folders: Vec<PathBuf> = names_in(&slaves)
+            .into_iter()
+            .map(|name| slaves.join(name))
+            .collect();
+        if self.attribute("partition").is_some() {
+            folders.extend(self.folder.parent().map(Path::to_owned));
+        }
+        let numbers = folders
+            .iter()
+            .filter_map(|folder| numbers(&read(&folder.join("dev"))?));
+        numbers
+            .map(|(major, minor)| rustix::fs::makedev(major, minor))
+            .collect()
     }
 
     /// Everything known to use this device or a partition of it, in words.

@@ -12,7 +12,7 @@
 //!  turn.rs        writes in the order of the disk
 //!  zeroing.rs     ways to zero a range              preflight.rs  may it be written? (pure)
 //!  signature.rs   what is on a disk already (pure)    export.rs     a Target served over NBD
-//!  partitions.rs  its partition table (pure)
+//!  partitions.rs  its partition table (pure)        same.rs      is it what is read?
 //! ```
 
 pub mod block;
@@ -26,6 +26,7 @@ mod partial;
 pub mod partitions;
 pub mod probe;
 pub mod qcow2;
+pub mod same;
 pub mod signature;
 pub mod stdout;
 mod turn;

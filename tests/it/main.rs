@@ -37,6 +37,7 @@ mod qcow2;
 mod qmp;
 mod resume;
 mod rig;
+mod same;
 mod scratch;
 mod sources;
 mod streams;

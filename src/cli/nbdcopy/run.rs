@@ -14,6 +14,7 @@ use crate::pipeline::{self, Planned, RequestSize, Setup, Stop};
 use crate::plan::{Done, Shape, steps, windows};
 use crate::report::{Event, Reporter};
 use crate::source::{Source, all_extents};
+use crate::target::same::check_apart;
 use crate::target::{Target, Zeroing};
 use futures_util::stream::{self, Stream, StreamExt};
 use std::future::Future;
@@ -39,6 +40,7 @@ pub(super) async fn copy(options: &Options, ends: &Ends) -> Result<()> {
     let cores = u32::try_from(cores).unwrap_or(1);
     let (from, source) = ends::source(options, ends, cores).await?;
     let (to, target) = ends::target(options, ends, cores).await?;
+    check_apart(&ends.source, &[], &ends.target)?;
     let settled = settle(options, source.side, target.side, cores);
     // A regular file is made as long as the source; nothing else can be.
     let fixed = target.size.filter(|_| !matches!(to, ends::To::File(..)));

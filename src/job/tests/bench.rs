@@ -173,6 +173,7 @@ impl Bench {
             source: Arc::new(self.source.clone()),
             tracker: tracker.map(|tracker| Arc::new(tracker.clone()) as _),
             checked: None,
+            files: Vec::new(),
         };
         let identity: Identity = self.target.identity();
         let history = journal.history().clone();

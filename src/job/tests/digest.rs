@@ -99,6 +99,7 @@ fn it_needs_a_whole_disk_under_it_and_the_journal_that_says_so() {
         source: Arc::new(bench.source.clone()),
         tracker: None,
         checked: None,
+        files: Vec::new(),
     };
     let target = bench.target.identity();
     let history = History::default();

@@ -46,6 +46,8 @@ pub struct Opened {
     pub source: Arc<dyn Source>,
     /// The image.
     pub image: Option<Arc<dyn Image>>,
+    /// Local files that it opened besides its own.
+    pub files: Vec<PathBuf>,
 }
 
 /// Looks through `source` at the disk in it. `path` is where it is, if it is a local file or device.
@@ -73,11 +75,18 @@ pub async fn open(
             let what = format!("{} is raw and has no snapshots inside", source.identity());
             return Err(Error::new(Kind::Usage, what));
         }
-        let image = None;
-        return Ok(Opened { source, image });
+        return Ok(Opened {
+            source,
+            image: None,
+            files: Vec::new(),
+        });
     }
-    let opener = match path {
-        Some(path) => within(path, &reading.allow).await?,
+    let files = match path {
+        Some(path) => Some(local_files(path, &reading.allow).await?),
+        None => None,
+    };
+    let opener = match &files {
+        Some((dir, files)) => Opener::within(dir.clone(), Arc::new(files.clone())),
         None => Opener::nowhere(),
     };
     let opener = opener
@@ -93,8 +102,11 @@ pub async fn open(
         identity.id.push_str(&format!("#{disk}"));
     }
     let source = Arc::new(ImageSource::new(Arc::clone(&image), identity));
-    let image = Some(image);
-    Ok(Opened { source, image })
+    Ok(Opened {
+        source,
+        image: Some(image),
+        files: files.map_or_else(Vec::new, |(_, files)| files.opened()),
+    })
 }
 
 /// Refuses what is compressed as a whole: it can only be read forward.
@@ -120,12 +132,12 @@ async fn not_wrapped(storage: &dyn Storage, path: Option<&Path>, reading: &Readi
     Err(error.hint(hint))
 }
 
-/// What an image at `path` may open.
-async fn within(path: &Path, allow: &[PathBuf]) -> Result<Opener> {
+/// The directory of an image at `path`, and what it may open.
+async fn local_files(path: &Path, allow: &[PathBuf]) -> Result<(PathBuf, LocalFiles)> {
     let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty());
     let dir = dir.unwrap_or(Path::new(".")).to_owned();
     let (own, allow) = (dir.clone(), allow.to_vec());
     let policy = blocking(move || Ok(Policy::new(Some(&own), &allow))).await;
     let policy = policy.map_err(|error| Error::io("look at directories", error))??;
-    Ok(Opener::within(dir, Arc::new(LocalFiles::new(policy))))
+    Ok((dir, LocalFiles::new(policy)))
 }

@@ -10,7 +10,7 @@ use crate::source::file::{FileSource, FileSourceOptions};
 use crate::sys::blocking;
 use async_trait::async_trait;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// A source as storage.
 #[derive(Clone, Debug)]
@@ -55,6 +55,7 @@ impl Storage for SourceStorage {
 #[derive(Clone, Debug)]
 pub struct LocalFiles {
     policy: Arc<Policy>,
+    opened: Arc<Mutex<Vec<PathBuf>>>,
 }
 
 impl LocalFiles {
@@ -63,7 +64,15 @@ impl LocalFiles {
     pub fn new(policy: Policy) -> Self {
         Self {
             policy: Arc::new(policy),
+            opened: Arc::default(),
         }
+    }
+
+    /// What was opened so far.
+    #[must_use]
+    pub fn opened(&self) -> Vec<PathBuf> {
+        let opened = self.opened.lock().unwrap_or_else(PoisonError::into_inner);
+        opened.clone()
     }
 }
 
@@ -74,6 +83,10 @@ impl Files for LocalFiles {
         let found = blocking(move || Ok(policy.find(&from, &owned))).await;
         let path = found.map_err(|error| Error::io(format!("find {name:?}"), error))??;
         let source = FileSource::open(&path, FileSourceOptions::default()).await?;
+        self.opened
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(path.clone());
         Ok((path, Arc::new(SourceStorage::new(Arc::new(source)))))
     }
 
