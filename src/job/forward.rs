@@ -4,7 +4,7 @@
 use super::context::Context;
 use super::copy::Outcome;
 use super::options::CopyOptions;
-use super::stream;
+use super::stream::{self, Size};
 use crate::buffer::{Budget, Buffer};
 use crate::error::{Error, Kind, Result};
 use crate::extent::{ByteRange, RangeSet};
@@ -49,7 +49,7 @@ pub(super) async fn run(
             break *size;
         }
     };
-    let (target, ticker) = stream::begin(options, &mut context, Some(size)).await?;
+    let (target, ticker) = stream::begin(options, &mut context, Size::Exactly(size)).await?;
     let budget = Budget::new(memory, options.tuning.requests);
     let zeroing = match options.zeroes.allocated {
         true => Zeroing::Allocate,

@@ -6,7 +6,7 @@ use super::copy::Outcome;
 use super::incoming::{Incoming, is_stream};
 use super::options::CopyOptions;
 use super::prepare;
-use super::stream::{self, Landing, REQUEST};
+use super::stream::{self, Landing, REQUEST, Size};
 use crate::buffer::Buffer;
 use crate::error::{Error, Kind, Result};
 use crate::extent::ByteRange;
@@ -29,7 +29,7 @@ pub(super) async fn run(
         Some(size) => (laid, size),
         None => counted(laid, options, &mut context).await?,
     };
-    let (target, ticker) = stream::begin(options, &mut context, Some(size)).await?;
+    let (target, ticker) = stream::begin(options, &mut context, Size::Exactly(size)).await?;
     let landing = Landing::new(target.clone(), &options.zeroes);
     let copied = copy(laid, &landing, options, &mut context).await?;
     if copied != size {

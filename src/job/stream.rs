@@ -55,7 +55,7 @@ pub(super) async fn run(
 ) -> Result<Outcome> {
     let began = Instant::now();
     only_full(options)?;
-    let (target, ticker) = begin(options, &mut context, None).await?;
+    let (target, ticker) = begin(options, &mut context, Size::AtLeast(source.left())).await?;
     let budget = context.budget(&options.tuning);
     let request = usize::try_from(options.tuning.request_size.unwrap_or(REQUEST)).unwrap_or(4096);
     let landing = Landing::new(target.clone(), &options.zeroes);
@@ -152,15 +152,28 @@ pub(super) fn only_full(options: &CopyOptions) -> Result<()> {
     Ok(())
 }
 
-/// Opens the target of a stream, and tells that it is copied; `None` is a size that nobody knows.
+/// What is known of the size of what comes.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Size {
+    /// It is this.
+    Exactly(u64),
+    /// So many bytes are there by now, if anybody knows; the end tells.
+    AtLeast(Option<u64>),
+}
+
+/// Opens the target of a stream, and tells that it is copied.
 ///
 /// # Errors
 /// The target cannot be had, or not for so many bytes.
 pub(super) async fn begin(
     options: &CopyOptions,
     context: &mut Context,
-    size: Option<u64>,
+    size: Size,
 ) -> Result<(Arc<dyn Target>, Ticker)> {
+    let (size, least) = match size {
+        Size::Exactly(size) => (Some(size), Some(size)),
+        Size::AtLeast(least) => (None, least),
+    };
     check_apart(&options.source, &[], &options.target)?;
     let how = How {
         overwrite: options.overwrite,
@@ -169,6 +182,14 @@ pub(super) async fn begin(
         ..How::default()
     };
     let target = open::target(&options.target, &options.tuning, &how, &context.counters).await?;
+    if let Some((need, has)) = least
+        .zip(target.capacity())
+        .filter(|(need, has)| need > has)
+    {
+        let name = target.identity().name;
+        let what = format!("{name} is too small: it has {has} bytes and the source has {need}");
+        return Err(Error::new(Kind::Refused, what));
+    }
     let size = size.unwrap_or(0);
     context.tell(&Event::Start {
         source: options.source.to_string(),
@@ -246,7 +267,9 @@ pub async fn copy(
         let Some(data) = read else { break };
         let end = offset.saturating_add(length(data.len()));
         if let Some(capacity) = landing.target.capacity().filter(|capacity| end > *capacity) {
-            let error = Error::new(Kind::Refused, "copy what comes").at(offset);
+            let (from, to) = (source.name(), landing.target.identity().name);
+            // Not `Refused`: it was written to by then.
+            let error = Error::new(Kind::Io, format!("copy {from} to {to}")).at(offset);
             return Err(error.because(TooLong { capacity }));
         }
         Counters::add(&context.counters.read, length(data.len()));

@@ -7,6 +7,7 @@ use crate::buffer::Buffer;
 use crate::error::{Error, Kind, Result};
 use crate::sys::blocking;
 use async_trait::async_trait;
+use rustix::fs::FileType;
 use rustix::io::Errno;
 use std::io;
 use std::os::fd::OwnedFd;
@@ -45,6 +46,16 @@ impl StreamSource {
 impl ByteStream for StreamSource {
     fn name(&self) -> &str {
         &self.name
+    }
+
+    /// Standard input may be a file.
+    fn left(&self) -> Option<u64> {
+        let stat = rustix::fs::fstat(&self.fd).ok()?;
+        if !FileType::from_raw_mode(stat.st_mode).is_file() {
+            return None;
+        }
+        let at = rustix::fs::tell(&self.fd).ok()?;
+        Some(u64::try_from(stat.st_size).ok()?.saturating_sub(at))
     }
 
     /// What was read before a failure is lost with the buffer.

@@ -5,11 +5,11 @@ use crate::rig::{
     LoopDevice, Nbdkit, QemuNbd, Qsd, Room, assert_same_bytes, random_disk, run, scrambled_disk,
 };
 use std::fs::{self, File, OpenOptions};
-use std::io::Write;
+use std::io::{Seek, SeekFrom, Write};
 use std::net::TcpListener;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::thread;
 use std::time::Duration;
 
@@ -131,6 +131,50 @@ fn an_export_that_is_too_small() {
     let small = Nbdkit::new(["memory", "4M"]);
     room.diskferry(["copy", &server.uri(), &small.uri()])
         .fails(REFUSED, &["too small"]);
+}
+
+#[test]
+fn a_device_that_is_too_small_for_a_stream() {
+    let room = Room::new();
+    random_disk(&room.path("disk"), SIZE, 46);
+    let small = LoopDevice::new(SIZE - 4096, 512);
+    let [node, sizes] = [
+        small.path().display().to_string(),
+        format!("has {} bytes", SIZE - 4096),
+    ];
+    let copy = |stdin: Stdio| {
+        let mut command = room.command(["copy", "-", &node]);
+        let output = command.stdin(stdin).output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        (output.status.code(), said)
+    };
+    // A file tells its size before.
+    let disk = || File::open(room.path("disk")).unwrap();
+    let (code, said) = copy(disk().into());
+    assert_eq!(code, Some(REFUSED), "{said}");
+    for part in [&*node, "too small", &sizes, &SIZE.to_string()] {
+        assert!(said.contains(part), "{part}: {said}");
+    }
+    let untouched = fs::read(small.backing()).unwrap();
+    assert!(untouched.iter().all(|byte| *byte == 0), "it was written to");
+    // What was read of it before does not count.
+    let mut rest = disk();
+    rest.seek(SeekFrom::Start(4096)).unwrap();
+    let (code, said) = copy(rest.into());
+    assert_eq!(code, Some(0), "{said}");
+
+    // A pipe does not: it shows when most of it was written.
+    let (reader, mut writer) = std::io::pipe().unwrap();
+    let sending = thread::spawn({
+        let mut disk = disk();
+        move || std::io::copy(&mut disk, &mut writer)
+    });
+    let (code, said) = copy(reader.into());
+    assert_eq!(code, Some(FAILED), "{said}");
+    for part in ["standard input", &node, "longer than the target", &sizes] {
+        assert!(said.contains(part), "{part}: {said}");
+    }
+    drop(sending.join());
 }
 
 #[test]

@@ -101,7 +101,7 @@ fn a_packed_disk_lands_on_a_device_that_held_something_else_or_does_not_fit() {
     let small = LoopDevice::new(4 << 20, 512);
     let device = small.path().display().to_string();
     room.diskferry(["copy", "disk.raw.zst", &device])
-        .fails(4, &["longer than the target, which has 4194304 bytes"]);
+        .fails(1, &["longer than the target, which has 4194304 bytes"]);
 }
 
 #[test]
@@ -231,14 +231,15 @@ fn a_disk_goes_into_the_file_that_is_there_and_no_other() {
     let room = Room::new();
     mixed_disk(&room.path("disk.raw"), 3 << 20, 9);
     pack(&room, TOOLS[0].1, "disk.raw");
-    for source in ["disk.raw", "disk.raw.gz"] {
+    // How much is packed shows only as it comes.
+    for (source, too_small) in [("disk.raw", 4), ("disk.raw.gz", 1)] {
         let copy = |target: &str| room.diskferry(["copy", "-n", "--no-journal", source, target]);
         copy("gone").fails(4, &["not there"]);
         File::create(room.path("small"))
             .unwrap()
             .set_len(1 << 20)
             .unwrap();
-        copy("small").fails(4, &["1048576"]);
+        copy("small").fails(too_small, &["1048576"]);
         scrambled_disk(&room.path("there"), 4 << 20);
         copy("there").ok();
         let there = fs::read(room.path("there")).unwrap();

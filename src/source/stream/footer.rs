@@ -79,6 +79,14 @@ impl ByteStream for Unfooted {
         self.stream.name()
     }
 
+    fn left(&self) -> Option<u64> {
+        match self.belief {
+            // The footer may be among them.
+            Belief::File => None,
+            Belief::Disk => self.stream.left(),
+        }
+    }
+
     async fn next(&mut self, mut buffer: Buffer) -> Result<Option<Buffer>> {
         let room = buffer.len();
         if self.came == 0 && self.rest.is_none() {

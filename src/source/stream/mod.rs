@@ -53,6 +53,12 @@ pub trait ByteStream: fmt::Debug + Send {
     /// How people know it.
     fn name(&self) -> &str;
 
+    /// How many bytes are still to come, if that is known and this is asked before the first ones
+    /// are taken.
+    fn left(&self) -> Option<u64> {
+        None
+    }
+
     /// The next bytes: as many as `buffer` holds, fewer only where the stream ends, `None` after.
     ///
     /// # Errors
@@ -83,6 +89,11 @@ impl Peeked {
 impl ByteStream for Peeked {
     fn name(&self) -> &str {
         self.rest.name()
+    }
+
+    fn left(&self) -> Option<u64> {
+        let head = u64::try_from(self.head.len()).ok()?;
+        self.rest.left()?.checked_add(head)
     }
 
     async fn next(&mut self, mut buffer: Buffer) -> Result<Option<Buffer>> {

@@ -30,6 +30,10 @@ impl ByteStream for Summed {
         self.stream.name()
     }
 
+    fn left(&self) -> Option<u64> {
+        self.stream.left()
+    }
+
     async fn next(&mut self, buffer: Buffer) -> Result<Option<Buffer>> {
         let next = self.stream.next(buffer).await?;
         match &next {
