@@ -351,6 +351,27 @@ fn machine_path(path: &str, text: &str) -> Option<String> {
         .map(|found| format!("{path}: names `{found}`, a path of some machine"))
 }
 
+/// What tries the contract of a trait.
+type Checks = (&'static str, &'static [&'static str]);
+const SOURCE: Checks = ("Source", &["check_source"]);
+const TARGET: Checks = ("Target", &["check_target", "check_forward"]);
+
+/// The implementations of a trait in `code` that no test has next to one of the trait's checks.
+/// That the check is of them is left to whoever reads that test.
+fn untried((name, checks): Checks, code: &str, tests: &[String]) -> Vec<String> {
+    let tries = |test: &String| checks.iter().any(|check| has_word(test, check));
+    let head = format!("impl {name} for ");
+    let found = code.split(&head).skip(1).filter_map(first_word);
+    found
+        .filter(|found| {
+            !tests
+                .iter()
+                .any(|test| has_word(test, found) && tries(test))
+        })
+        .map(|found| format!("no test calls {checks:?} for {found}"))
+        .collect()
+}
+
 // --- the tree ---------------------------------------------------------------------------------
 
 fn root() -> PathBuf {
@@ -363,7 +384,9 @@ fn files_below(dir: &str) -> Vec<(String, String)> {
     let mut todo = vec![root().join(dir)];
     while let Some(path) = todo.pop() {
         let name = path.file_name().unwrap_or_default().to_string_lossy();
-        if ["target", "corpus", "artifacts", ".git", "seeds"].contains(&&*name) {
+        // The build's, and not the module of that name.
+        let built = name == "target" && !path.starts_with(root().join("src"));
+        if built || ["corpus", "artifacts", ".git", "seeds"].contains(&&*name) {
             continue;
         }
         if path.is_dir() {
@@ -393,7 +416,8 @@ fn sources() -> Vec<(String, String)> {
         .into_iter()
         .map(|(path, text)| (path.strip_prefix("src/").unwrap().to_owned(), text))
         .collect();
-    assert!(files.len() > 10, "src/ was not found");
+    let found = files.iter().any(|(path, _)| path == "target/mod.rs");
+    assert!(found, "not all of src/ was found");
     files
 }
 
@@ -405,11 +429,8 @@ fn assert_none(complaints: &[String]) {
 fn arrows_point_down_only() {
     let sources = sources();
     let production = sources.iter().filter(|(path, _)| !is_test_file(path));
-    assert_none(
-        &production
-            .flat_map(|(path, text)| wrong_arrows(path, text))
-            .collect::<Vec<_>>(),
-    );
+    let complaints = production.flat_map(|(path, text)| wrong_arrows(path, text));
+    assert_none(&complaints.collect::<Vec<_>>());
 }
 
 #[test]
@@ -447,6 +468,22 @@ fn unsafe_lives_in_two_rooms() {
 }
 
 #[test]
+fn every_endpoint_is_tried_against_its_contract() {
+    let mut all = [rust_below("src"), rust_below("tests/it")].concat();
+    all.retain(|(path, _)| !path.starts_with("src/testkit/"));
+    let tests: Vec<_> = all.iter().map(|(_, text)| code_only(text)).collect();
+    let mut complaints = Vec::new();
+    for ((path, _), code) in all.iter().zip(&tests) {
+        for what in [SOURCE, TARGET] {
+            if path.starts_with("src/") && !is_test_file(path) {
+                complaints.extend(untried(what, &without_tests(code), &tests));
+            }
+        }
+    }
+    assert_none(&complaints);
+}
+
+#[test]
 fn no_file_names_a_machine() {
     let complaints = files_below("")
         .iter()
@@ -458,8 +495,8 @@ fn no_file_names_a_machine() {
 #[cfg(test)]
 mod the_rules_themselves {
     use super::{
-        code_only, empty_name, machine_path, misplaced_unsafe, modules_used, no_header, too_long,
-        without_tests, wrong_arrows,
+        SOURCE, TARGET, code_only, empty_name, machine_path, misplaced_unsafe, modules_used,
+        no_header, too_long, untried, without_tests, wrong_arrows,
     };
 
     #[test]
@@ -518,6 +555,19 @@ mod the_rules_themselves {
         let tests = format!("#[cfg(test)]\nmod tests {{\n{}}}\n", line.repeat(600));
         assert!(too_long("a.rs", &line.repeat(501)).is_some());
         assert!(too_long("a.rs", &format!("{}{tests}", line.repeat(499))).is_none());
+    }
+
+    #[test]
+    fn an_endpoint_that_no_test_tries_is_named() {
+        let code = "impl Target for Tape {} impl Source for Tape {}";
+        let tests = ["check_source(&Tape::new());", "check_target(&Disk::new());"];
+        let tests = tests.map(str::to_owned);
+        assert!(untried(SOURCE, code, &tests).is_empty());
+        let complaints = untried(TARGET, code, &tests);
+        assert_eq!(complaints.len(), 1);
+        assert!(complaints[0].contains("for Tape"), "{complaints:?}");
+        let forward = ["check_forward(&Tape::new());".to_owned()];
+        assert!(untried(TARGET, code, &forward).is_empty());
     }
 
     #[test]

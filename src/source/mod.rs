@@ -53,7 +53,8 @@ use std::sync::Arc;
 ///   succeed when repeated, after the source's own retries.
 /// * Dropping a future abandons the request; the disk stays usable.
 ///
-/// `testkit::conformance::check_source` tests each of these; every implementation calls it.
+/// `testkit::check_source` tests each of these; a test of every implementation calls it, or
+/// `tests/tidy.rs` complains.
 #[async_trait]
 pub trait Source: fmt::Debug + Send + Sync {
     /// Size in bytes. Constant for as long as the source is open.

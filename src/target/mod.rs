@@ -77,9 +77,12 @@ pub enum Untouched {
 ///   called* is durable. A failed flush stays failed: later flushes of the same open target fail.
 /// * [`read_back`](Self::read_back) reads what the device holds, past any cache that a crash
 ///   would lose.
+/// * A target that cannot be read back may ask for each byte once, and do nothing of a request until
+///   all that is before it on the disk is done or under way.
 /// * An error is `Transient` only if the same call may succeed when repeated.
 ///
-/// `testkit::conformance::check_target` tests each of these; every implementation calls it.
+/// `testkit::check_target` tests each of these, `testkit::check_forward` where nothing can be read
+/// back; a test of every implementation calls one of them, or `tests/tidy.rs` complains.
 #[async_trait]
 pub trait Target: fmt::Debug + Send + Sync {
     /// Bytes that can be written. `None` if there is no limit that is known.

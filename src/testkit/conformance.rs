@@ -1,7 +1,8 @@
 //! What the contracts of [`Source`] and [`Target`] say, tried on any endpoint.
 //!
 //! An endpoint under test is handed over fresh. What it cannot be made to do from outside, such as
-//! a flush that fails, is tested where that endpoint is.
+//! a flush that fails, is tested where that endpoint is. A target that cannot be read back is tried
+//! by `forward.rs`.
 
 use crate::buffer::Buffer;
 use crate::digest::is_zero;
@@ -16,7 +17,7 @@ use futures_util::{FutureExt, TryFutureExt};
 /// `Err` names the clause that does not hold.
 pub type Verdict = Result<(), String>;
 
-fn ensure(holds: bool, clause: impl FnOnce() -> String) -> Verdict {
+pub(super) fn ensure(holds: bool, clause: impl FnOnce() -> String) -> Verdict {
     if holds { Ok(()) } else { Err(clause()) }
 }
 
@@ -38,7 +39,7 @@ pub async fn check_source(source: &dyn Source, expected: &[u8]) -> Verdict {
     check_extents(source, expected).await
 }
 
-fn check_limits(limits: Limits) -> Verdict {
+pub(super) fn check_limits(limits: Limits) -> Verdict {
     let Limits {
         align,
         preferred,
@@ -54,7 +55,7 @@ fn check_limits(limits: Limits) -> Verdict {
 }
 
 /// Ranges that together touch every byte of a disk: short, long, and the end.
-fn pieces(size: u64, limits: Limits) -> Vec<ByteRange> {
+pub(super) fn pieces(size: u64, limits: Limits) -> Vec<ByteRange> {
     let align = u64::from(limits.align);
     let longest = u64::from(limits.max).min(1 << 20);
     let lengths = [align, 3 * align, 64 * align, longest];
@@ -71,16 +72,16 @@ fn pieces(size: u64, limits: Limits) -> Vec<ByteRange> {
     pieces
 }
 
-fn part(bytes: &[u8], range: ByteRange) -> &[u8] {
+pub(super) fn part(bytes: &[u8], range: ByteRange) -> &[u8] {
     let at = |offset: u64| usize::try_from(offset).unwrap_or(usize::MAX);
     bytes.get(at(range.start)..at(range.end)).unwrap_or(&[])
 }
 
-fn byte_of(value: u64) -> u8 {
+pub(super) fn byte_of(value: u64) -> u8 {
     value.to_le_bytes()[0]
 }
 
-fn buffer(len: u64) -> Buffer {
+pub(super) fn buffer(len: u64) -> Buffer {
     let mut buffer = Buffer::unbudgeted(usize::try_from(len).unwrap_or(0));
     // Stale bytes, so that a read that fills too little is seen.
     buffer.fill(0xee);
@@ -167,7 +168,8 @@ async fn check_extents(source: &dyn Source, expected: &[u8]) -> Verdict {
 }
 
 /// Tries every clause of the contract of [`Target`] on `target`, onto which a disk of `size` bytes,
-/// at least 4 MiB, is written. What it held is lost. It must be readable; it is not finalized.
+/// at least 4 MiB, is written. What it held is lost. It must be readable, or
+/// [`check_forward`](super::check_forward) is for it; it is not finalized.
 ///
 /// # Errors
 /// The clause that does not hold.

@@ -12,12 +12,14 @@
 //!  stream.rs       MemStream: what comes once, in order
 //!  tracker.rs      MemTracker: tells changes, and keeps some to itself
 //!  conformance.rs  what the contracts of Source and Target say, tried on any endpoint
+//!  forward.rs      the same for a Target that is written once, in order, and not read back
 //! ```
 //!
 //! Behind the feature `testkit`: for tests, benches and fuzz targets, never in a release.
 
 pub mod conformance;
 pub mod fault;
+pub mod forward;
 pub mod image;
 pub mod memory;
 pub mod ova;
@@ -32,6 +34,7 @@ mod tracker;
 
 pub use conformance::{check_source, check_target};
 pub use fault::{Fault, Faults, FaultySource, FaultyTarget, Op};
+pub use forward::check_forward;
 pub use image::{MemFiles, check_image};
 pub use memory::{Call, MemSource, MemTarget};
 pub use stream::MemStream;

@@ -2,8 +2,10 @@
 
 use crate::rig::LoopDevice;
 use diskferry::buffer::Buffer;
+use diskferry::digest::checksum::Checksum;
 use diskferry::error::Kind;
 use diskferry::extent::{ByteRange, ExtentKind};
+use diskferry::source::checked::Checked;
 use diskferry::source::file::{FileSource, FileSourceOptions};
 use diskferry::source::stdin::StreamSource;
 use diskferry::source::stream::ByteStream;
@@ -119,6 +121,20 @@ async fn memory_keeps_the_contract_and_the_check_catches_what_does_not() {
         let liar = FaultySource::new(source.clone(), faults);
         assert!(check_source(&liar, &bytes).await.is_err(), "{op:?}");
     }
+}
+
+#[tokio::test]
+async fn bytes_that_are_added_up_keep_the_contract_and_count_once() {
+    let dir = room();
+    let path = dir.path().join("disk");
+    let bytes = sparse_bytes(3 * MIB + 777);
+    make_sparse(&path, &bytes);
+    let told = Command::new("sha256sum").arg(&path).output().unwrap();
+    let sum = String::from_utf8_lossy(&told.stdout[..64]).into_owned();
+    let checksum: Checksum = format!("sha256:{sum}").parse().unwrap();
+    let source = Checked::new(open_path(&path).await.unwrap(), &checksum);
+    assert_eq!(check_source(&source, &bytes).await, Ok(()));
+    source.finish().await.unwrap();
 }
 
 #[tokio::test]

@@ -2,6 +2,9 @@
 
 use super::qcow2::{mixed_disk, qemu_img};
 use crate::rig::{Room, random_disk};
+use diskferry::target::Target;
+use diskferry::target::vmdk::{VmdkOptions, VmdkTarget};
+use diskferry::testkit::check_forward;
 use std::fs;
 use std::thread;
 use std::time::Duration;
@@ -28,6 +31,21 @@ fn an_image_holds_the_disk_whatever_its_size_and_however_it_is_cut() {
             room.diskferry(args).ok();
             assert_whole(&room, "disk");
         }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_image_keeps_the_contract_of_targets_and_is_sound_after_all_that() {
+    let room = Room::new();
+    for size in [8 << 20, (5 << 20) + 1536] {
+        let overwrite = true;
+        let path = room.path("image.vmdk");
+        let options = VmdkOptions { size, overwrite };
+        let target = VmdkTarget::create(&path, options).await.unwrap();
+        let expected = check_forward(&target, size).await.unwrap();
+        target.finalize().await.unwrap();
+        fs::write(room.path("expected"), expected).unwrap();
+        assert_whole(&room, "expected");
     }
 }
 

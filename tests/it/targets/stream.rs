@@ -1,11 +1,60 @@
-//! Streams: pipes, and standard output to a file.
+//! Streams: pipes, standard output to a file, and nowhere.
 
+use super::{MIB, ODD, length};
 use diskferry::error::Kind;
 use diskferry::extent::ByteRange;
+use diskferry::target::null::NullTarget;
 use diskferry::target::stdout::StreamTarget;
 use diskferry::target::{Target, Zeroing};
+use diskferry::testkit::{Fault, Faults, FaultyTarget, MemTarget, Op, check_forward};
 use std::io::{Read, Write};
 use std::os::unix::fs::FileExt;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pipe_and_a_file_behind_a_stream_keep_the_contract() {
+    let (mut reader, writer) = std::io::pipe().unwrap();
+    let collected = std::thread::spawn(move || {
+        let mut bytes = Vec::new();
+        reader.read_to_end(&mut bytes).map(|_| bytes).unwrap()
+    });
+    let target = StreamTarget::new(writer.into(), "a pipe");
+    let expected = check_forward(&target, ODD).await.unwrap();
+    target.finalize().await.unwrap();
+    drop(target);
+    assert!(collected.join().unwrap() == expected, "a pipe");
+
+    let file = tempfile::tempfile_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let target = StreamTarget::new(file.try_clone().unwrap().into(), "a file");
+    let expected = check_forward(&target, 5 * MIB).await.unwrap();
+    let mut bytes = vec![0; length(5 * MIB)];
+    file.read_exact_at(&mut bytes, 0).unwrap();
+    assert!(bytes == expected, "a file");
+    assert_eq!(file.metadata().unwrap().len(), 5 * MIB);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nowhere_keeps_the_contract() {
+    check_forward(&NullTarget, ODD).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_check_of_what_is_written_forward_tells_what_does_not_arrive() {
+    let held = async |target: &dyn Target| {
+        let expected = check_forward(target, ODD).await.unwrap();
+        let found = target.read_back(0, super::empty(ODD)).await.unwrap();
+        *found == *expected
+    };
+    // Zeroes that do not arrive are not seen where all was zero.
+    let target = MemTarget::holding(&super::filled(0xee, ODD));
+    assert!(held(&target).await);
+    for op in [Op::Write, Op::Zero] {
+        let faults = Faults::default();
+        // Those before are past the end, and must be refused.
+        faults.on(op, 3, Fault::Lie);
+        let target = MemTarget::holding(&super::filled(0xee, ODD));
+        assert!(!held(&FaultyTarget::new(target, faults)).await, "{op:?}");
+    }
+}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stream_is_written_in_order_whatever_order_the_writes_come_in() {

@@ -1,7 +1,14 @@
 //! Holes of a first pass, told by changed block tracking.
 
+use super::wait;
 use crate::rig::{LoopDevice, Room, Taken, Vcenter};
+use diskferry::changes::vsphere::Written;
+use diskferry::extent::{ByteRange, ExtentKind};
+use diskferry::source::all_extents;
+use diskferry::source::vddk::{VddkAddress, VddkOptions, VddkSource};
+use diskferry::testkit::check_source;
 use std::fs;
+use std::sync::Arc;
 
 const DATA: u64 = 3 * (1 << 20);
 
@@ -45,6 +52,27 @@ fn only_what_was_ever_written_is_read_page_by_page() {
     let (vcenter, room, taken) = rig();
     vcenter.tell("max-extents 1");
     assert_eq!(copy(&vcenter, &room, &taken).0, DATA);
+}
+
+#[test]
+fn a_disk_whose_holes_are_told_keeps_the_contract_of_sources() {
+    let (vcenter, _room, taken) = rig();
+    vcenter.tell("max-extents 1");
+    let address = vcenter.vddk_address(0, Some(&taken.moref));
+    let address: VddkAddress = address.parse().unwrap();
+    let expected = fs::read(&vcenter.disks()[0].flat).unwrap();
+    wait(async {
+        let opened = VddkSource::open(address.clone(), VddkOptions::default()).await;
+        let source = Written::over(Arc::new(opened.unwrap()), &address).await;
+        assert_eq!(check_source(&*source, &expected).await, Ok(()));
+        // VDDK would have called all of it data.
+        let all = ByteRange::new(0, expected.len() as u64);
+        let told = all_extents(&*source, all).await.unwrap();
+        assert!(
+            told.iter().any(|it| it.kind == ExtentKind::Zero),
+            "{told:?}"
+        );
+    });
 }
 
 #[test]

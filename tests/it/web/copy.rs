@@ -4,9 +4,15 @@ use super::{MISMATCH, REFUSED, SIZE, copy, web};
 use crate::rig::{
     LoopDevice, Proxy, Room, Running, To, Web, assert_same_bytes, random_disk, run, scrambled_disk,
 };
+use diskferry::nbd::client::Retry;
+use diskferry::source::Source;
+use diskferry::source::http::{Access, AsItIs, HttpOptions, HttpSource, Opened, open, parse_url};
+use diskferry::testkit::check_source;
 use serde_json::Value;
 use std::collections::BTreeSet;
 use std::fs;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::thread::sleep;
 use std::time::Duration;
 
@@ -24,6 +30,30 @@ fn a_disk_comes_in_parts_over_several_connections() {
     assert!(served.iter().all(|it| it.status == 206), "{served:?}");
     let connections: BTreeSet<_> = parts.iter().map(|it| it.connection).collect();
     assert!(connections.len() > 1, "{connections:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_object_keeps_the_contract_of_sources_however_many_connections_there_are() {
+    let web = Web::new();
+    let size = (3 << 20) + 777;
+    random_disk(&web.file("disk"), size, 52);
+    let expected = fs::read(web.file("disk")).unwrap();
+    for connections in [1, 8] {
+        let retried = Arc::new(AtomicU64::new(0));
+        let options = HttpOptions {
+            access: Access::default(),
+            connections,
+            retry: Retry::never(),
+            retried,
+        };
+        let url = parse_url(&web.url("disk")).unwrap();
+        let Opened::InParts(source) = open(Arc::new(AsItIs(url)), &options).await.unwrap() else {
+            panic!("nginx gives parts");
+        };
+        let source: HttpSource = source;
+        assert_eq!(source.size(), size);
+        assert_eq!(check_source(&source, &expected).await, Ok(()));
+    }
 }
 
 #[test]
