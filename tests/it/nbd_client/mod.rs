@@ -3,6 +3,7 @@
 //! ```text
 //!  peers.rs    what honest servers say is understood, whoever wrote them
 //!  limits.rs   block sizes, odd sizes, what a server lacks
+//!  flags.rs    durable writes, zeroes that keep their space or must be fast
 //!  faults.rs   errors, silence, restarts: what is tried again and what is not
 //!  halves.rs   our own server
 //!  child.rs    servers that are started for one job
@@ -12,6 +13,7 @@
 
 mod child;
 mod faults;
+mod flags;
 mod halves;
 mod lies;
 mod limits;
