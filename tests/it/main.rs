@@ -10,6 +10,7 @@
 )]
 
 mod badinput;
+mod badtarget;
 mod certificate;
 mod cli;
 mod ending;
@@ -40,6 +41,7 @@ mod rig;
 mod same;
 mod scratch;
 mod sources;
+mod stopped;
 mod streams;
 mod targets;
 mod vddk;
