@@ -81,7 +81,8 @@ impl Job<'_> {
         let mut ledger = self
             .record_begin()?
             .map(|manifest| JobLedger::new(manifest, self.journal.clone(), self.claims_blocks()));
-        if self.start == Start::Fresh {
+        // Where zeroes are left out, what a probe leaves behind would stay.
+        if self.start == Start::Fresh && !self.reads_zero() {
             self.probe().await?;
         }
         if let (true, Some(ledger)) = (self.adopted && self.compares(), ledger.as_mut()) {

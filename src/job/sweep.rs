@@ -195,9 +195,16 @@ impl Job<'_> {
         }
     }
 
+    /// Whether zeroes need not be written. Only a pass that nothing went before can rely on it: a
+    /// resumed one may have left data where the source has zeroes by now.
+    pub(super) fn reads_zero(&self) -> bool {
+        let promised = self.options.zeroes.target_is_zero;
+        let untouched = promised || self.target.untouched() == Untouched::Zero;
+        untouched && self.start == Start::Fresh
+    }
+
     fn setup(&self, done: Done, known: Option<Arc<dyn Known>>) -> Setup {
         let zeroes = &self.options.zeroes;
-        let untouched = self.target.untouched() == Untouched::Zero || zeroes.target_is_zero;
         Setup {
             source: self.opened.source.clone(),
             target: self.target.clone(),
@@ -216,9 +223,7 @@ impl Job<'_> {
             } else {
                 Zeroing::Unmap
             },
-            // Only a pass that nothing went before can rely on it: a resumed one may have left
-            // data where the source has zeroes by now.
-            reads_zero: untouched && self.start == Start::Fresh,
+            reads_zero: self.reads_zero(),
             known,
             rates: self.context.rates(&self.options.tuning),
             share: self.share(),

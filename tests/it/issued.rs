@@ -1,8 +1,9 @@
 //! Exactly what is written and zeroed, as the target saw it.
 
-use crate::rig::{Nbdkit, Qsd, Room, run};
+use crate::rig::{LoopDevice, Nbdkit, Qsd, Room, Running, assert_same_bytes, run};
 use std::fs;
 use std::path::Path;
+use std::process::Command;
 
 /// What nbdkit's eval plugin noted of a copy of `source`, in order of offset.
 ///
@@ -26,6 +27,75 @@ fn issued(room: &Room, source: &str, size: &str, more: &[&str]) -> Vec<String> {
         .collect();
     lines.sort_by_key(|line| number(line, 2));
     lines
+}
+
+/// What strace saw of a copy of `disk` onto `target`, which the kernel knows as `held`: the same
+/// lines, with the names of the kernel for how to zero.
+fn issued_locally(room: &Room, target: &Path, held: &Path, more: &[&str]) -> Vec<String> {
+    let log = room.path("trace").display().to_string();
+    let target = target.to_str().unwrap();
+    let fixed = ["copy", "--no-journal", "--request-size", "64k"];
+    let copy = room.command([&fixed[..], more, &["disk", target]].concat());
+    let mut strace = Command::new("strace");
+    strace.args(["-f", "-y", "-v", "-s", "0", "-o", &log]);
+    strace.args([
+        "-e",
+        "trace=io_submit,pwrite64,pwritev,pwritev2,fallocate,ioctl",
+    ]);
+    strace.arg(copy.get_program()).args(copy.get_args());
+    strace.current_dir(copy.get_current_dir().unwrap());
+    Running::start(strace).wait().ok();
+    let trace = fs::read_to_string(&log).unwrap();
+    let held = format!("<{}>", held.display());
+    let mut lines: Vec<String> = trace
+        .lines()
+        .flat_map(|line| requests(line, &held))
+        .collect();
+    lines.sort_by_key(|line| number(line, 2));
+    lines
+}
+
+/// The changes of the file `held` that one line of strace begins.
+fn requests(line: &str, held: &str) -> Vec<String> {
+    let (_, call) = line.split_once(' ').unwrap_or_default();
+    // What goes on while another thread does something is shown in two parts.
+    let call = call.trim_start().trim_end_matches(" <unfinished ...>");
+    let value = |part: &str, key: &str| {
+        let (_, rest) = part.split_once(key).unwrap_or_default();
+        rest.split([',', '}']).next().unwrap_or_default().to_owned()
+    };
+    if call.starts_with("io_submit(") {
+        let parts = call
+            .split("aio_lio_opcode=")
+            .filter(|part| part.contains(held));
+        let writes = parts.filter(|part| part.starts_with("IOCB_CMD_PWRITE"));
+        let write = |part| [value(part, "aio_nbytes="), value(part, "aio_offset=")].join(" ");
+        return writes
+            .map(|part| format!("pwrite {}", write(part)))
+            .collect();
+    }
+    let words: Vec<_> = call
+        .split([',', '(', ')', '[', ']'])
+        .map(str::trim)
+        .collect();
+    match words[..] {
+        _ if !call.contains(held) => Vec::new(),
+        ["pwrite64", _, _, length, offset, ..] => vec![format!("pwrite {length} {offset}")],
+        ["fallocate", _, how, offset, length, ..] => vec![format!("zero {length} {offset} {how}")],
+        [
+            "ioctl",
+            _,
+            how @ ("BLKZEROOUT" | "BLKDISCARD"),
+            "",
+            offset,
+            length,
+            ..,
+        ] => {
+            vec![format!("zero {length} {offset} {how}")]
+        }
+        ["ioctl", ..] => Vec::new(),
+        _ => panic!("an unknown way to write: {line}"),
+    }
 }
 
 /// A word of `pwrite LENGTH OFFSET FLAGS`, as a number.
@@ -156,4 +226,53 @@ fn a_delta_touches_what_changed_and_zeroes_what_is_now_unallocated() {
         "{lines:?}"
     );
     assert_eq!(covered(&lines, "zero"), [(0, 65536)], "{lines:?}");
+}
+
+#[test]
+fn a_device_sees_data_once_and_zeroes_once_after_it_was_probed() {
+    let room = Room::new();
+    disk(&room.path("disk"));
+    let data = [(M, M + 8192), (M + 12288, M + 65536)];
+    let zero = [(M + 8192, M + 12288), (M + 65536, 2 * M)];
+    for (more, how, data, zero) in [
+        (&[][..], "FALLOC_FL_PUNCH_HOLE", &data[..], &zero[..]),
+        (
+            &["--allocated"],
+            "FALLOC_FL_ZERO_RANGE",
+            &[(M, M + 65536)],
+            &zero[1..],
+        ),
+    ] {
+        let device = LoopDevice::new(2 * M, 512);
+        fs::write(device.path(), vec![0xee; 2 << 20]).unwrap();
+        let lines = issued_locally(&room, device.path(), device.path(), more);
+        assert_same_bytes(&room.path("disk"), device.path());
+        // What zeroes is tried out on the first MiB.
+        let lines: Vec<_> = lines
+            .into_iter()
+            .filter(|line| number(line, 2) >= M)
+            .collect();
+        assert_eq!(covered(&lines, "pwrite"), data, "{lines:?}");
+        assert_eq!(covered(&lines, "zero"), zero, "{lines:?}");
+        let zeroes = lines.iter().filter(|line| line.starts_with("zero"));
+        assert!(zeroes.clone().all(|line| line.contains(how)), "{lines:?}");
+        assert!(zeroes.count() <= 3, "a few long requests: {lines:?}");
+    }
+}
+
+#[test]
+fn a_device_that_is_promised_to_be_zero_and_a_new_file_see_data_only() {
+    let room = Room::new();
+    disk(&room.path("disk"));
+    let data = [(0, 65536), (M, M + 8192), (M + 12288, M + 65536)];
+    let device = LoopDevice::new(2 * M, 512);
+    let lines = issued_locally(&room, device.path(), device.path(), &["--target-is-zero"]);
+    assert_eq!(covered(&lines, "pwrite"), data, "{lines:?}");
+    assert_eq!(covered(&lines, "zero"), [], "{lines:?}");
+
+    let (file, partial) = (room.path("copy"), room.path(".copy.partial"));
+    let lines = issued_locally(&room, &file, &partial, &[]);
+    assert_eq!(covered(&lines, "pwrite"), data, "{lines:?}");
+    assert_eq!(covered(&lines, "zero"), [], "{lines:?}");
+    assert_same_bytes(&room.path("disk"), &file);
 }
