@@ -69,11 +69,8 @@ impl Job<'_> {
     /// # Errors
     /// As for [`copy`](super::copy).
     pub(super) async fn run(mut self) -> Result<Outcome> {
-        let mut done = match &self.start {
-            Start::Resume { done, .. } => done.clone(),
-            _ => Done::default(),
-        };
         self.preflight().await?;
+        let mut done = self.still_done().await?;
         self.announce(&done);
         if self.start == Start::Finished {
             return self.finished().await;
@@ -315,7 +312,7 @@ impl Job<'_> {
         self.open_manifest()
     }
 
-    fn open_manifest(&self) -> Result<Manifest> {
+    pub(super) fn open_manifest(&self) -> Result<Manifest> {
         let missing = || {
             Error::new(
                 Kind::Usage,

@@ -7,6 +7,7 @@
 //!  open.rs        addresses to open endpoints
 //!  web.rs         images on web servers
 //!  recognize.rs   is this the disk that was copied before?
+//!  alike.rs       is it the disk that this pass began with?
 //!  feed.rs        asks source and tracker, and plans
 //!  doubts.rs      does the tracker tell all?
 //!  untracked.rs   a tracker that is no use, told to a caller that knows what to do instead
@@ -30,6 +31,7 @@
 //!  serve.rs       a source over NBD
 //! ```
 
+mod alike;
 pub mod certificate;
 mod claims;
 mod context;

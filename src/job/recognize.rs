@@ -120,7 +120,7 @@ fn remembered(view: &View, size: u64) -> Result<Vec<(ByteRange, Digest)>> {
     Ok(found)
 }
 
-async fn buffer_for(budget: &Budget, place: ByteRange) -> Buffer {
+pub(super) async fn buffer_for(budget: &Budget, place: ByteRange) -> Buffer {
     budget.take(usize::try_from(place.len()).unwrap_or(0)).await
 }
 

@@ -2,6 +2,7 @@
 //! a block that something may have been written to since.
 
 mod adopt;
+mod alike;
 mod bench;
 mod cuts;
 mod digest;

@@ -9,6 +9,7 @@
     reason = "a test crate: a panic is how a test fails"
 )]
 
+mod alike;
 mod badinput;
 mod badtarget;
 mod certificate;

@@ -35,6 +35,10 @@ impl Reporter for Heard {
 }
 
 impl Heard {
+    pub(super) fn events(&self) -> Vec<Event> {
+        self.0.lock().unwrap().clone()
+    }
+
     pub(super) fn warnings(&self) -> Vec<String> {
         let events = self.0.lock().unwrap();
         let warnings = events.iter().filter_map(|event| match event {
