@@ -14,6 +14,7 @@ use crate::error::{Error, Kind, Result};
 use crate::journal::{History, Journal};
 use crate::source::http::BrokenOff;
 use crate::target::same::check_apart;
+use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
@@ -47,7 +48,7 @@ pub(super) async fn attempt(
         _ => &JournalPlace::None,
     };
     let path = found.journal(place)?;
-    let journal = path.map(|path| Journal::open(&path)).transpose()?;
+    let journal = path.map(|path| journal_at(&path, restart)).transpose()?;
     // What an earlier run did is forgotten only once every check has passed.
     let nothing = History::default();
     let history = journal
@@ -97,6 +98,14 @@ fn how(options: &CopyOptions, opened: &Opened, start: &Start, history: &History)
         },
         probe: history.probe.clone(),
         making: options.making.clone(),
+    }
+}
+
+/// The journal, also a damaged one if it is to begin anew.
+fn journal_at(path: &Path, restart: bool) -> Result<Journal> {
+    match restart {
+        true => Journal::open_anew(path),
+        false => Journal::open(path),
     }
 }
 

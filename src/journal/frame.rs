@@ -64,7 +64,11 @@ pub fn recover(bytes: &[u8]) -> Result<Recovered> {
         if bytes.len() < MAGIC.len() && MAGIC.starts_with(bytes) || all_zero(bytes) {
             return Ok(Recovered::default());
         }
-        return Err(Error::new(Kind::Corrupt, "this is not a diskferry journal"));
+        return Err(match is_journal(bytes) {
+            true => damaged("its first bytes are not those of one"),
+            false => Error::new(Kind::Refused, "this is not a diskferry journal")
+                .hint("name another place for it with --journal PATH"),
+        });
     };
     let mut found = Recovered {
         records: Vec::new(),
@@ -79,15 +83,23 @@ pub fn recover(bytes: &[u8]) -> Result<Recovered> {
             }
             Frame::Torn => break,
             Frame::Damaged(why) => {
-                return Err(
-                    Error::new(Kind::Corrupt, format!("the journal is damaged: {why}"))
-                        .at(u64::try_from(found.valid).unwrap_or(u64::MAX))
-                        .hint("copy again from the start with --restart"),
-                );
+                return Err(damaged(why).at(u64::try_from(found.valid).unwrap_or(u64::MAX)));
             }
         }
     }
     Ok(found)
+}
+
+fn damaged(why: &str) -> Error {
+    Error::new(Kind::Corrupt, format!("the journal is damaged: {why}"))
+        .hint("copy again from the start with --restart")
+}
+
+/// Whether these bytes were a journal, whatever became of them: its magic or its first record is
+/// there.
+pub(super) fn is_journal(bytes: &[u8]) -> bool {
+    let first = |rest: &[u8]| matches!(next(rest), Frame::Record(..));
+    bytes.starts_with(MAGIC) || bytes.get(MAGIC.len()..).is_some_and(first)
 }
 
 enum Frame {
@@ -195,7 +207,7 @@ mod tests {
     fn another_file_is_not_a_journal() {
         assert_eq!(
             recover(b"#!/bin/sh\necho hello\n").unwrap_err().kind(),
-            Kind::Corrupt
+            Kind::Refused
         );
     }
 

@@ -1,6 +1,6 @@
 //! The journal's file: locked, recovered, appended to.
 
-use super::frame::{MAGIC, Recovered, encode, recover};
+use super::frame::{MAGIC, encode, is_journal, recover};
 use super::history::History;
 use super::record::Record;
 use crate::error::{Error, Kind, Result};
@@ -27,6 +27,23 @@ impl Journal {
     /// # Errors
     /// Another process holds it, it is damaged, or the file cannot be used.
     pub fn open(path: &Path) -> Result<Self> {
+        Self::locked(path, |_, error| Err(error))
+    }
+
+    /// The same to begin anew: one that is damaged is open, too. It tells nothing, and stays as it
+    /// is until it is [cleared](Self::clear).
+    ///
+    /// # Errors
+    /// Another process holds it, it is no journal, or the file cannot be used.
+    pub fn open_anew(path: &Path) -> Result<Self> {
+        Self::locked(path, |bytes, error| match is_journal(bytes) {
+            true => Ok(()),
+            false => Err(error),
+        })
+    }
+
+    /// `damaged` decides what becomes of one that cannot be read.
+    fn locked(path: &Path, damaged: impl FnOnce(&[u8], Error) -> Result<()>) -> Result<Self> {
         let doing = || format!("open the journal {}", path.display());
         if let Some(parent) = path
             .parent()
@@ -43,14 +60,19 @@ impl Journal {
             Error::new(Kind::Refused, doing())
                 .because("another diskferry is working on this target")
         })?;
-        let recovered = read(&mut file).map_err(|error| error.context(doing()))?;
-        let history = History::of(&recovered.records).map_err(|error| error.context(doing()))?;
+        let bytes = read(&mut file).map_err(|error| error.context(doing()))?;
         let mut journal = Self {
             file,
             path: path.to_owned(),
-            history,
+            history: History::default(),
         };
-        journal.cut(recovered.valid)?;
+        match replay(&bytes) {
+            Ok((history, valid)) => {
+                journal.history = history;
+                journal.cut(valid)?;
+            }
+            Err(error) => damaged(&bytes, error).map_err(|error| error.context(doing()))?,
+        }
         Ok(journal)
     }
 
@@ -66,10 +88,9 @@ impl Journal {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(Error::io(doing(), error)),
         };
-        let recovered = read(&mut file).map_err(|error| error.context(doing()))?;
-        History::of(&recovered.records)
-            .map(Some)
-            .map_err(|error| error.context(doing()))
+        let replayed = read(&mut file).and_then(|bytes| replay(&bytes));
+        let (history, _) = replayed.map_err(|error| error.context(doing()))?;
+        Ok(Some(history))
     }
 
     /// What it tells so far.
@@ -124,15 +145,22 @@ impl Journal {
     }
 }
 
-fn read(file: &mut File) -> Result<Recovered> {
+/// All of it, or of a file that is none what shows that.
+fn read(file: &mut File) -> Result<Vec<u8>> {
     let mut bytes = Vec::new();
     file.take(MAX_FILE.saturating_add(1))
         .read_to_end(&mut bytes)
         .map_err(|error| Error::io("read it", error))?;
+    Ok(bytes)
+}
+
+/// What it tells, and how many of its bytes do.
+fn replay(bytes: &[u8]) -> Result<(History, usize)> {
     if u64::try_from(bytes.len()).unwrap_or(u64::MAX) > MAX_FILE {
         return Err(Error::new(Kind::Corrupt, "it is larger than any journal"));
     }
-    recover(&bytes)
+    let recovered = recover(bytes)?;
+    Ok((History::of(&recovered.records)?, recovered.valid))
 }
 
 /// An id that no other journal has.
@@ -161,8 +189,9 @@ mod tests {
     use crate::digest::Algorithm;
     use crate::endpoint::Identity;
     use crate::error::Kind;
+    use crate::journal::History;
     use crate::journal::record::{Begin, Record, VERSION};
-    use std::fs::OpenOptions;
+    use std::fs::{self, OpenOptions};
     use std::io::Write;
 
     fn begin() -> Record {
@@ -215,5 +244,42 @@ mod tests {
         assert!(journal.append(&begin()).is_err(), "only one begin");
         journal.clear().unwrap();
         journal.append(&begin()).unwrap();
+    }
+
+    #[test]
+    fn a_damaged_journal_can_be_begun_anew_and_stays_as_it_is_until_then() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("journal");
+        Journal::open(&path).unwrap().append(&begin()).unwrap();
+        let sound = fs::read(&path).unwrap();
+        for at in [0, 15, 20, 30] {
+            let mut damaged = sound.clone();
+            damaged[at] ^= 0x40;
+            fs::write(&path, [&damaged[..], b"more"].concat()).unwrap();
+            let held = fs::read(&path).unwrap();
+            let error = Journal::open(&path).unwrap_err();
+            assert!(error.line().contains("--restart"), "{}", error.line());
+            let mut journal = Journal::open_anew(&path).unwrap();
+            assert_eq!(*journal.history(), History::default());
+            assert_eq!(fs::read(&path).unwrap(), held, "{at}");
+            journal.clear().unwrap();
+            journal.append(&begin()).unwrap();
+            assert_eq!(fs::read(&path).unwrap(), sound, "{at}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_journal_is_not_begun_anew_and_not_changed() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("precious");
+        for bytes in [&b"x"[..], b"#!/bin/sh\necho hello\n", &[7; 300]] {
+            fs::write(&path, bytes).unwrap();
+            for open in [Journal::open, Journal::open_anew] {
+                let error = open(&path).unwrap_err();
+                assert_eq!(error.kind(), Kind::Refused, "{}", error.line());
+                assert!(error.line().contains("precious"), "{}", error.line());
+                assert_eq!(fs::read(&path).unwrap(), bytes);
+            }
+        }
     }
 }

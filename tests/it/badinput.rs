@@ -291,18 +291,27 @@ fn a_journal_of_another_disk() {
         .fails(REFUSED, &["journal", "target"]);
 }
 
+/// In its magic, in the checksum of its first record, in that record, and in a later one.
 #[test]
 fn a_journal_that_is_damaged() {
-    let (room, server) = room();
-    let target = room.path("copy");
-    succeeds(&room, &server, &target, &[]);
-    let journal = room.path("copy.journal");
-    let file = OpenOptions::new().write(true).open(&journal).unwrap();
-    file.write_all_at(b"?", 40).unwrap();
-    room.diskferry(copy(&server.uri(), &target, &["--overwrite"]))
-        .fails(FAILED, &["journal"]);
-    fs::remove_file(&journal).unwrap();
-    succeeds(&room, &server, &target, &["--overwrite"]);
+    for at in [3, 21, 40, 400] {
+        let (room, server) = room();
+        let target = room.path("copy");
+        succeeds(&room, &server, &target, &[]);
+        let journal = room.path("copy.journal");
+        let file = OpenOptions::new().write(true).open(&journal).unwrap();
+        file.write_all_at(b"?", at).unwrap();
+        let damaged = fs::read(&journal).unwrap();
+        room.diskferry(copy(&server.uri(), &target, &["--overwrite"]))
+            .fails(FAILED, &["copy.journal", "damaged", "--restart"]);
+        // It is forgotten only once every other check has passed.
+        room.diskferry(copy(&server.uri(), &target, &["--restart"]))
+            .fails(REFUSED, &["--overwrite"]);
+        assert_eq!(fs::read(&journal).unwrap(), damaged, "{at}");
+        let anew = ["--restart", "--overwrite"];
+        succeeds(&room, &server, &target, &anew);
+        succeeds(&room, &server, &target, &[]);
+    }
 }
 
 #[test]
@@ -315,15 +324,17 @@ fn a_file_that_is_no_journal_is_not_touched() {
     for more in [
         &["--journal", &*journal][..],
         &["--journal", &journal, "--restart"],
+        &["--journal", &journal, "--restart", "--overwrite"],
     ] {
         room.diskferry(copy(&server.uri(), &target, more))
-            .fails(FAILED, &["journal"]);
+            .fails(REFUSED, &[&journal, "not a diskferry journal", "--journal"]);
         assert_eq!(
             fs::read_to_string(&precious).unwrap(),
             "not a journal at all"
         );
     }
-    succeeds(&room, &server, &target, &[]);
+    let another = room.path("another").display().to_string();
+    succeeds(&room, &server, &target, &["--journal", &another]);
 }
 
 #[test]
