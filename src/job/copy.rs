@@ -9,7 +9,7 @@ use super::ledger::{JobLedger, SharedJournal, append};
 use super::open::Opened;
 use super::options::CopyOptions;
 use super::place::manifest_path;
-use super::prove::{Proof, Scope};
+use super::prove::{Proof, Scope, recorded};
 use super::recognize::{recognize, recognize_target};
 use super::sectors;
 use crate::buffer::Budget;
@@ -389,7 +389,11 @@ impl Job<'_> {
         self.context.tell(&Event::Verify {
             bytes: proof.left()?,
         });
-        proof.run(self.context.stop.clone()).await
+        let proof = proof.run(self.context.stop.clone()).await;
+        recorded(proof, &self.context, |record| match &self.journal {
+            Some(journal) => append(journal, record),
+            None => Ok(()),
+        })
     }
 }
 

@@ -4,11 +4,13 @@
 //! where it was, and a later one reads only what was written since: a block loses its mark before
 //! it is written. A block that differs is marked as unsure: the next pass by digests writes it.
 
+use super::context::Context;
+use super::copy::now;
 use crate::buffer::{Budget, Buffer};
 use crate::digest::{Algorithm, BLOCK, Digest};
 use crate::error::{Error, Kind, Result};
 use crate::extent::ByteRange;
-use crate::journal::{Manifest, Mark, Marks};
+use crate::journal::{Manifest, Mark, Marks, Record};
 use crate::pipeline::counters::Counters;
 use crate::pipeline::{RateLimit, Share, Stop, Team, ends_soon};
 use crate::plan::{Shape, runs, windows};
@@ -59,6 +61,25 @@ pub(super) struct Proof<'a> {
     pub(super) rates: Vec<RateLimit>,
     /// Other proofs that should end when this one does.
     pub(super) team: Option<Team>,
+}
+
+/// The journal's last word on a proof that came to its end and found a difference: else the next one
+/// would go on with it, and read only what it left.
+///
+/// # Errors
+/// That of the proof; that it is not recorded is told besides.
+pub(super) fn recorded(
+    proof: Result<()>,
+    context: &Context,
+    append: impl FnOnce(&Record) -> Result<()>,
+) -> Result<()> {
+    let differs = |error: &Error| error.kind() == Kind::Mismatch;
+    if proof.as_ref().is_err_and(differs)
+        && let Err(error) = append(&Record::Disproven { at: now() })
+    {
+        context.warn(error.line());
+    }
+    proof
 }
 
 /// Blocks that differ.

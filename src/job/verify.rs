@@ -5,7 +5,7 @@ use super::copy::{Outcome, now, open_manifest};
 use super::open::{self, How};
 use super::options::{JournalPlace, Tuning};
 use super::place::find_target;
-use super::prove::{Proof, Scope};
+use super::prove::{Proof, Scope, recorded};
 use crate::address::Address;
 use crate::error::{Error, Kind, Result};
 use crate::journal::{Begin, Journal, PassState, Record};
@@ -77,7 +77,8 @@ async fn read_back(
         bytes: proof.left()?,
     });
     let ticker = Ticker::start(&context.reporter, context.counters.clone(), begin.size);
-    proof.run(context.stop.clone()).await?;
+    let proof = proof.run(context.stop.clone()).await;
+    recorded(proof, &context, |record| journal.append(record))?;
     drop(ticker);
     journal.append(&Record::Proven { at: now() })?;
     Ok(told(&context, &pass, begin.size, began))

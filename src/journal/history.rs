@@ -35,7 +35,7 @@ pub struct PassState {
     pub done: Done,
     /// Whether it is complete.
     pub complete: bool,
-    /// Whether the target was read back and compared at its end.
+    /// Whether the target was read back and compared at its end or later, and all was right.
     pub proven: bool,
     /// Its tracker left out a change.
     pub distrusted: bool,
@@ -49,6 +49,15 @@ impl PassState {
             complete: false,
             proven: false,
             distrusted: false,
+        }
+    }
+
+    /// Some of the target is not what it must be.
+    fn disproven(&mut self) {
+        self.proven = false;
+        if !self.complete {
+            // What is not on the target was not done.
+            self.done = Done::default();
         }
     }
 
@@ -152,6 +161,10 @@ impl History {
                 self.proving = false;
                 self.summary(|pass| pass.proven = true);
             }
+            (Record::Disproven { .. }, Some(pass)) => {
+                pass.disproven();
+                self.proving = false;
+            }
             _ => return Err(out_of_order(record)),
         }
         Ok(())
@@ -175,6 +188,7 @@ fn out_of_order(record: &Record) -> Error {
         Record::Incomplete { .. } => "incomplete",
         Record::Prove { .. } => "prove",
         Record::Proven { .. } => "proven",
+        Record::Disproven { .. } => "disproven",
         Record::PassDone { .. } => "pass-done",
     };
     Error::new(
@@ -296,6 +310,32 @@ mod tests {
                 "{records:?}"
             );
         }
+    }
+
+    #[test]
+    fn a_proof_that_found_a_difference_has_ended_and_nothing_is_proven_or_done_by_it() {
+        let done = Done {
+            below: 100,
+            above: vec![],
+        };
+        let (proof, disproven) = (Record::Prove { at: 0 }, Record::Disproven { at: 0 });
+        let barrier = Record::Barrier { done };
+        let mut history = History::of(&[begin(), pass(1), barrier.clone(), proof.clone()]).unwrap();
+        history.apply(&disproven).unwrap();
+        assert!(!history.proving);
+        assert_eq!(history.last.as_ref().unwrap().done, Done::default());
+
+        let end = Record::PassDone {
+            number: 1,
+            proven: true,
+            at: 0,
+        };
+        for record in [&barrier, &end, &proof, &disproven] {
+            history.apply(record).unwrap();
+        }
+        let last = history.last.unwrap();
+        assert!(last.complete && !last.proven && !history.proving);
+        assert!(history.passes[0].proven, "at its end it was");
     }
 
     #[test]

@@ -54,6 +54,12 @@ pub enum Record {
         /// Seconds since 1970, for people.
         at: u64,
     },
+    /// The target was read back, and some of it is not what it must be. The proof has come to its
+    /// end; what it found to be right may change as well.
+    Disproven {
+        /// Seconds since 1970, for people.
+        at: u64,
+    },
     /// The pass is complete and durable. The last record of a run that exits 0.
     PassDone {
         /// Number of the pass.

@@ -1,11 +1,13 @@
 //! Proofs: what is read back, what need not be, and what a write takes away.
 
 use super::bench::{Bench, block, block_on, digest};
-use crate::error::Kind;
+use crate::error::{Kind, Result};
 use crate::extent::ByteRange;
+use crate::job::copy::Outcome;
 use crate::job::options::{Baseline, Pass};
-use crate::journal::Mark;
+use crate::journal::{Journal, Mark};
 use crate::pipeline::Stop;
+use crate::target::Target;
 use crate::testkit::{Fault, Faults, Op};
 
 const BLOCKS: u64 = 40;
@@ -21,6 +23,21 @@ fn copied() -> Bench {
 fn marks(bench: &Bench) -> Vec<Mark> {
     let disk = ByteRange::new(0, BLOCKS * 65536);
     bench.manifest().marks().of(disk).unwrap()
+}
+
+/// Changes a block of the target, behind our back.
+fn change(bench: &Bench, number: u64, byte: u8) {
+    let bytes = vec![byte; 65536];
+    block_on(bench.target.write(block(number).start, bytes.into())).unwrap();
+}
+
+/// A pass with a proof of everything: how it ends, and the bytes that it read back.
+fn proof(bench: &Bench, pass: Pass, faults: &Faults) -> (Result<Outcome>, u64) {
+    let mut options = bench.options(pass);
+    options.verify = Some(true);
+    let outcome = block_on(bench.run(&options, None, faults, Stop::never()));
+    let verified = bench.counters.lock().unwrap().snapshot().verified;
+    (outcome, verified)
 }
 
 #[test]
@@ -128,4 +145,47 @@ fn a_pass_that_was_complete_is_proven_anew_each_time_it_is_run() {
     let options = bench.options(Pass::default());
     let error = block_on(bench.run(&options, None, &faults, Stop::never())).unwrap_err();
     assert_eq!(error.kind(), Kind::Mismatch);
+}
+
+#[test]
+fn a_proof_that_found_a_difference_has_ended_and_the_next_one_reads_everything() {
+    let (bench, sound) = (copied(), Faults::default());
+    assert!(proof(&bench, Pass::default(), &sound).0.unwrap().proven);
+    change(&bench, 8, 99);
+    let (outcome, _) = proof(&bench, Pass::default(), &sound);
+    assert_eq!(outcome.unwrap_err().kind(), Kind::Mismatch);
+    let journal = Journal::open(&bench.journal()).unwrap();
+    let last = journal.history().last.clone().unwrap();
+    assert!(!last.proven, "it was, and is not any more");
+    drop(journal);
+
+    // What was found to be right is damaged, and the other one is as it must be again.
+    change(&bench, 30, 99);
+    change(&bench, 8, 7);
+    let (outcome, verified) = proof(&bench, Pass::default(), &sound);
+    assert_eq!(outcome.unwrap_err().kind(), Kind::Mismatch);
+    assert_eq!(verified, BLOCKS * 65536);
+    let found = marks(&bench);
+    assert_eq!((found[8], found[30]), (Mark::Proven, Mark::Unsure));
+}
+
+#[test]
+fn a_pass_whose_proof_found_a_difference_writes_it_again_when_it_is_run_again() {
+    for pass in [Pass::default(), digest()] {
+        let bench = Bench::new(BLOCKS);
+        (0..BLOCKS).for_each(|number| bench.fill(number, 7));
+        if pass != Pass::default() {
+            bench.pass(Pass::default(), None);
+            bench.fill(3, 8);
+            bench.fill(9, 8);
+        }
+        let (sound, loses) = (Faults::default(), Faults::default());
+        loses.on(Op::Write, 2, Fault::Lie);
+        let (outcome, _) = proof(&bench, pass.clone(), &loses);
+        assert_eq!(outcome.unwrap_err().kind(), Kind::Mismatch);
+        let (outcome, verified) = proof(&bench, pass.clone(), &sound);
+        assert!(outcome.unwrap().proven, "{pass:?}");
+        assert_eq!(verified, BLOCKS * 65536);
+        bench.assert_same(&format!("{pass:?}"));
+    }
 }
