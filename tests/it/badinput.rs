@@ -2,8 +2,10 @@
 //! same copy done right succeeds afterwards.
 
 use crate::rig::{
-    LoopDevice, Nbdkit, QemuNbd, Qsd, Room, assert_same_bytes, random_disk, run, scrambled_disk,
+    Guest, LoopDevice, Nbdkit, QemuNbd, Qsd, Room, assert_same_bytes, random_disk, run,
+    scrambled_disk,
 };
+use rustix::process::Signal;
 use std::fs::{self, File, OpenOptions};
 use std::io::{Seek, SeekFrom, Write};
 use std::net::TcpListener;
@@ -377,6 +379,57 @@ fn a_bitmap_that_is_missing_or_of_no_use() {
     qsd.thaw(view);
     qsd.thaw(gap);
     drop(guest);
+    assert_same_bytes(&disk, &target);
+}
+
+/// An image whose last user crashed: what changed meanwhile its bitmap does not know, and QEMU offers
+/// it to nobody.
+#[test]
+fn a_bitmap_that_is_inconsistent() {
+    let room = Room::new();
+    let (disk, image, target) = (room.path("disk"), room.path("image"), room.path("copy"));
+    random_disk(&disk, SIZE, 46);
+    let [disk_name, name] = [&disk, &image].map(|path| path.to_str().unwrap());
+    run("qemu-img", ["convert", "-O", "qcow2", disk_name, name]);
+    run("qemu-img", ["bitmap", "--add", name, "b1"]);
+    let serve = |more: &[&str]| QemuNbd::new(&image, "qcow2", &[&["-r"], more].concat());
+    let since = ["--changes-since", "nbd-bitmap:b1"];
+    room.diskferry(copy(&serve(&["-B", "b1"]).uri(), &target, &[]))
+        .ok();
+    room.diskferry(copy(&serve(&["-B", "b1"]).uri(), &target, &since))
+        .ok();
+
+    let mut crashes = QemuNbd::new(&image, "qcow2", &[]);
+    Guest::new(&crashes.uri()).write(0x77, 1 << 20, 65536);
+    crashes.server().signal(Signal::KILL);
+    crashes.server().child().wait().unwrap();
+    let before = fs::read(&target).unwrap();
+
+    // Asked for it, the server ends with a word of its own; else it offers none.
+    let server = ["[", "qemu-nbd", "-r", "-f", "qcow2", "-B", "b1", name, "]"];
+    let words = [&["copy"], &server[..], &[target.to_str().unwrap()], &since].concat();
+    let outcome = room.diskferry([&words[..], &["--retry", "1"]].concat());
+    assert!(
+        outcome.stderr.contains("inconsistent"),
+        "{}",
+        outcome.stderr
+    );
+    outcome.fails(FAILED, &["qemu-nbd"]);
+    let server = serve(&[]);
+    room.diskferry(copy(&server.uri(), &target, &since))
+        .fails(REFUSED, &["b1"]);
+    assert!(fs::read(&target).unwrap() == before, "it was written to");
+
+    let by_digests = ["--changes-since", "digest"];
+    room.diskferry(copy(&server.uri(), &target, &by_digests))
+        .ok();
+    drop(server);
+    run("qemu-img", ["convert", "-O", "raw", name, disk_name]);
+    assert_same_bytes(&disk, &target);
+    run("qemu-img", ["bitmap", "--remove", name, "b1"]);
+    run("qemu-img", ["bitmap", "--add", name, "b1"]);
+    room.diskferry(copy(&serve(&["-B", "b1"]).uri(), &target, &since))
+        .ok();
     assert_same_bytes(&disk, &target);
 }
 
