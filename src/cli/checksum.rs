@@ -48,7 +48,8 @@ impl Command for Checksum {
 
     async fn run(self, output: Output) -> Result<()> {
         let tuning = self.speed.tuning();
-        let source = Sequence::open(&self.source, &self.image.reading(), &tuning).await?;
+        let (reading, throttle) = (self.image.reading(), self.speed.throttle());
+        let source = Sequence::open(&self.source, &reading, &tuning, &throttle).await?;
         let counters = Arc::new(Counters::default());
         let progress = output.progress(&counters, source.size().unwrap_or(0));
         let scan = Scan {

@@ -87,7 +87,7 @@ impl Command for Compare {
     const NAME: &'static str = "compare";
 
     async fn run(self, output: Output) -> Result<()> {
-        let tuning = self.speed.tuning();
+        let (tuning, throttle) = (self.speed.tuning(), self.speed.throttle());
         let reading =
             |format: &Option<String>, snapshot: &Option<String>, disk: &Option<String>| Reading {
                 format: format.clone(),
@@ -99,13 +99,13 @@ impl Command for Compare {
                 ..Reading::default()
             };
         let first = reading(&self.source_format, &self.snapshot, &self.disk);
-        let first = Sequence::open(&self.first, &first, &tuning).await?;
+        let first = Sequence::open(&self.first, &first, &tuning, &throttle).await?;
         let second = reading(
             &self.target_format,
             &self.target_snapshot,
             &self.target_disk,
         );
-        let second = Sequence::open(&self.second, &second, &tuning).await?;
+        let second = Sequence::open(&self.second, &second, &tuning, &throttle).await?;
         let (size, difference) = match (first, second) {
             (Sequence::Any(first), Sequence::Any(second)) => {
                 self.anywhere(first, second, &tuning, &output).await?

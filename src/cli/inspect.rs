@@ -12,7 +12,7 @@ use crate::buffer::Buffer;
 use crate::error::Result;
 use crate::extent::ByteRange;
 use crate::format::Facts;
-use crate::job::options::{JournalPlace, Reading, Tuning};
+use crate::job::options::{JournalPlace, Reading};
 use crate::job::{self, Standing};
 use crate::nbd::client::{Client, Endpoint, Timeouts, list};
 use crate::nbd::export::Export;
@@ -135,7 +135,7 @@ impl Command for Inspect {
             Subject::Vm(locator) => return inspect_vm::run(locator, &output).await,
             Subject::Disk(address) => address,
         };
-        let mut found = inspect(address, &self.image.reading(), &self.speed.tuning()).await?;
+        let mut found = inspect(address, &self.image.reading(), &self.speed).await?;
         found.copy = copy_onto(address, &place(self.journal, false), &mut found.warnings);
         let text = if output.json() {
             format!("{}\n", serde_json::json!(found))
@@ -146,11 +146,12 @@ impl Command for Inspect {
     }
 }
 
-async fn inspect(address: &Address, reading: &Reading, tuning: &Tuning) -> Result<Found> {
-    if let Some(laid) = job::in_order(address, reading, tuning).await? {
+async fn inspect(address: &Address, reading: &Reading, speed: &Speed) -> Result<Found> {
+    let (tuning, throttle) = (&speed.tuning(), &speed.throttle());
+    if let Some(laid) = job::in_order(address, reading, tuning, throttle).await? {
         return coming::found(address, laid).await;
     }
-    let disk = open::disk(address, reading, tuning).await?;
+    let disk = open::disk(address, reading, tuning, throttle).await?;
     let (source, client) = (disk.source, disk.client);
     let (head, tail) = ends_of(source.as_ref()).await?;
     let size = source.size();

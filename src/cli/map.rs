@@ -46,6 +46,7 @@ impl Command for Map {
 
     async fn run(self, output: Output) -> Result<()> {
         let (reading, tuning) = (self.image.reading(), self.speed.tuning());
+        let throttle = self.speed.throttle();
         let form = if output.json() {
             Form::Json
         } else {
@@ -55,10 +56,10 @@ impl Command for Map {
         let mut table = Table::new(form);
         table.begin(&mut out)?;
         let mut show = |row: Row| table.row(&mut out, &row);
-        if let Some(laid) = job::in_order(&self.source, &reading, &tuning).await? {
+        if let Some(laid) = job::in_order(&self.source, &reading, &tuning, &throttle).await? {
             in_order(laid, |extent| show(Row::of(extent))).await?;
         } else {
-            let disk = open::disk(&self.source, &reading, &tuning).await?;
+            let disk = open::disk(&self.source, &reading, &tuning, &throttle).await?;
             walk(&look(&disk, form), show).await?;
         }
         table.end(&mut out)?;

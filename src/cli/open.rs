@@ -5,7 +5,7 @@ use crate::address::Address;
 use crate::error::Result;
 use crate::http::trust::Trust;
 use crate::job::options::{Reading, Tuning};
-use crate::job::{Disk, any_source};
+use crate::job::{Disk, Throttle, any_source};
 use crate::secret::Place;
 use crate::source::Source;
 use crate::source::http::{Access, Login, PASSWORD};
@@ -137,11 +137,19 @@ pub(super) async fn source(
     address: &Address,
     reading: &Reading,
     tuning: &Tuning,
+    throttle: &Throttle,
 ) -> Result<Arc<dyn Source>> {
-    Ok(disk(address, reading, tuning).await?.source)
+    Ok(disk(address, reading, tuning, throttle).await?.source)
 }
 
 /// Opens a disk to be read, and tells what it is made of.
-pub(super) async fn disk(address: &Address, reading: &Reading, tuning: &Tuning) -> Result<Disk> {
-    any_source(address, reading, tuning, Vec::new()).await
+pub(super) async fn disk(
+    address: &Address,
+    reading: &Reading,
+    tuning: &Tuning,
+    throttle: &Throttle,
+) -> Result<Disk> {
+    let mut disk = any_source(address, reading, tuning, Vec::new()).await?;
+    disk.source = throttle.source(disk.source);
+    Ok(disk)
 }

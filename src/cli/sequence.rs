@@ -5,8 +5,8 @@ use super::scan::{self, Reader};
 use crate::address::Address;
 use crate::buffer::Buffer;
 use crate::error::Result;
-use crate::job;
 use crate::job::options::{Reading, Tuning};
+use crate::job::{self, Throttle};
 use crate::plan::Step;
 use crate::source::Source;
 use crate::source::stream::{Came, Laid};
@@ -35,10 +35,14 @@ impl Sequence {
         address: &Address,
         reading: &Reading,
         tuning: &Tuning,
+        throttle: &Throttle,
     ) -> Result<Self> {
-        match job::in_order(address, reading, tuning).await? {
+        match job::in_order(address, reading, tuning, throttle).await? {
             Some(laid) => Ok(Self::Once(laid)),
-            None => Ok(Self::Any(open::source(address, reading, tuning).await?)),
+            None => {
+                let source = open::source(address, reading, tuning, throttle);
+                Ok(Self::Any(source.await?))
+            }
         }
     }
 

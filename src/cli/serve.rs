@@ -49,8 +49,9 @@ impl Command for Serve {
     const NAME: &'static str = "serve";
 
     async fn run(self, output: Output) -> Result<()> {
-        let source =
-            open::source(&self.source, &self.image.reading(), &self.speed.tuning()).await?;
+        let (tuning, throttle) = (self.speed.tuning(), self.speed.throttle());
+        let reading = self.image.reading();
+        let source = open::source(&self.source, &reading, &tuning, &throttle).await?;
         let options = ServeOptions {
             listen: match self.socket {
                 Some(path) => Listen::Unix(path),

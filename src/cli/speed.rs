@@ -1,6 +1,7 @@
 //! The options of speed and memory that commands share.
 
 use super::words;
+use crate::job::Throttle;
 use crate::job::options::Tuning;
 use clap::Args;
 use std::time::Duration;
@@ -25,7 +26,7 @@ pub(super) struct Speed {
     #[arg(long, value_name = "SIZE", default_value = "64M", value_parser = words::size)]
     memory: u64,
 
-    /// Bytes per second at most
+    /// Bytes per second at most, of all disks of this command together; 0 is as fast as it goes
     #[arg(long, value_name = "SIZE", value_parser = words::size)]
     rate: Option<u64>,
 
@@ -52,5 +53,10 @@ impl Speed {
             rate: self.rate.filter(|rate| *rate > 0),
             retry: Duration::from_secs(self.retry),
         }
+    }
+
+    /// The limit on what all disks of one command are read by.
+    pub(super) fn throttle(&self) -> Throttle {
+        Throttle::of(&self.tuning())
     }
 }

@@ -1,6 +1,7 @@
 //! Who watches a job, and who may stop it.
 
 use super::options::Tuning;
+use super::throttle::Throttle;
 use crate::buffer::Budget;
 use crate::pipeline::counters::Counters;
 use crate::pipeline::{RateLimit, Stop, Team};
@@ -60,6 +61,11 @@ impl Context {
     pub(super) fn rates(&self, tuning: &Tuning) -> Vec<RateLimit> {
         let own = tuning.rate.map(|rate| RateLimit::new(Some(rate)));
         self.shared.rates.iter().cloned().chain(own).collect()
+    }
+
+    /// The same for what the pipeline does not read.
+    pub(super) fn throttle(&self, tuning: &Tuning) -> Throttle {
+        Throttle::new(self.rates(tuning), self.counters.clone())
     }
 
     pub(super) fn tell(&self, event: &Event) {

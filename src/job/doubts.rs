@@ -53,10 +53,7 @@ impl Doubts {
         let Some(digest) = self.known.digests(block)?.first().copied().flatten() else {
             return Ok(());
         };
-        for rate in &self.rates {
-            let waited = rate.pass(block.len()).await;
-            Counters::spent(&self.counters.limit_wait, waited);
-        }
+        RateLimit::pass_all(&self.rates, block.len(), &self.counters).await;
         let length = usize::try_from(block.len()).unwrap_or(0);
         let buffer = self.budget.take(length).await;
         let data = self.source.read(block.start, buffer).await?;

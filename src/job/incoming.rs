@@ -4,6 +4,7 @@
 use super::open::{client_options, is_stream_type};
 use super::options::{CopyOptions, JournalPlace, Reading, Tuning};
 use super::patience::Patience;
+use super::throttle::Throttle;
 use super::web;
 use crate::address::Address;
 use crate::error::{Error, Kind, Result};
@@ -46,6 +47,8 @@ pub(super) struct Ask<'a> {
     pub(super) reporter: Option<&'a Arc<dyn Reporter>>,
     /// Counts what a server sends.
     pub(super) tally: Tally,
+    /// How fast it may come.
+    pub(super) throttle: Throttle,
 }
 
 /// The source as something that is read forward; `None` if it is one that can be read anywhere, also
@@ -105,9 +108,10 @@ async fn once(ask: &Ask<'_>, all: bool, telling: &mut Telling<'_>) -> Result<Opt
     let Some((stream, belief)) = stream(ask).await? else {
         return Ok(None);
     };
+    let slowly = |stream| ask.throttle.stream(stream);
     let (format, stream) = match look(stream, ask, belief).await? {
-        Inside::Raw(stream) if !all => return Ok(Some(Incoming::Raw(stream))),
-        Inside::Vmdk(stream) if !all => return Ok(Some(Incoming::Vmdk(stream))),
+        Inside::Raw(stream) if !all => return Ok(Some(Incoming::Raw(slowly(stream)))),
+        Inside::Vmdk(stream) if !all => return Ok(Some(Incoming::Vmdk(slowly(stream)))),
         Inside::Raw(stream) => ("raw", stream),
         Inside::Vmdk(stream) => ("vmdk", stream),
         Inside::Seeking(format, stream) => (format, stream),
@@ -121,7 +125,8 @@ async fn once(ask: &Ask<'_>, all: bool, telling: &mut Telling<'_>) -> Result<Opt
         let before = came.fetch_add(bytes, Ordering::Relaxed);
         telling.came(before.saturating_add(bytes));
     };
-    scratch.hold(format, stream, &seen).await.map(|_| None)
+    let held = scratch.hold(format, slowly(stream), &seen).await;
+    held.map(|_| None)
 }
 
 /// Tells how an image is unpacked, as one story: nothing is taken back when it begins anew.
@@ -187,6 +192,7 @@ pub(super) async fn from_scratch(
         files: true,
         reporter: None,
         tally: Tally::default(),
+        throttle: Throttle::default(),
     };
     hold(ask).await?;
     let scratch = reading.scratch.as_deref();
@@ -285,6 +291,7 @@ pub async fn in_order(
     source: &Address,
     reading: &Reading,
     tuning: &Tuning,
+    throttle: &Throttle,
 ) -> Result<Option<Laid>> {
     let ask = Ask {
         source,
@@ -293,6 +300,7 @@ pub async fn in_order(
         files: true,
         reporter: None,
         tally: Tally::default(),
+        throttle: throttle.clone(),
     };
     match find(ask).await? {
         None => Ok(None),

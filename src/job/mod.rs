@@ -22,6 +22,8 @@
 //!  patience.rs    for how long                             pure
 //!  incoming.rs    sources that are read once, in order
 //!  stream.rs      the same for a stream
+//!  throttle.rs    what is read so keeps to the limits on bytes per second, and so does a disk that is
+//!                 read and not copied
 //!  forward.rs     the same for a VMDK that comes as a stream
 //!  laid.rs        the same into a new image, which must know the size
 //!  prove.rs       the target, read back, against its manifest
@@ -57,6 +59,7 @@ pub mod serve;
 mod standing;
 mod stream;
 mod sweep;
+mod throttle;
 mod untracked;
 mod verify;
 mod web;
@@ -74,6 +77,7 @@ pub use prepare::size;
 pub use prove::Scope;
 pub use standing::{Standing, label_incomplete, standing};
 pub use stream::{Landing, TooLong, copy as copy_stream};
+pub use throttle::Throttle;
 pub use untracked::Untracked;
 pub use verify::{VerifyOptions, prove, verify};
 pub use web::unpacked;

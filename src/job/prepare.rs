@@ -142,6 +142,7 @@ pub(super) async fn coming(options: &CopyOptions, context: &Context) -> Result<O
         files,
         reporter: Some(&context.reporter),
         tally: context.counters.tally.clone(),
+        throttle: context.throttle(&options.tuning),
     };
     if incoming::is_enough(options) {
         return incoming::find(ask(true)).await;

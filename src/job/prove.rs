@@ -205,10 +205,7 @@ impl Proof<'_> {
             Counters::add(&self.counters.verified, range.len());
             return self.note(range, &vec![true; wanted.len()]);
         }
-        for rate in &self.rates {
-            let waited = rate.pass(range.len()).await;
-            Counters::spent(&self.counters.limit_wait, waited);
-        }
+        RateLimit::pass_all(&self.rates, range.len(), self.counters).await;
         let began = Instant::now();
         let data = held(self.target, self.budget, range).await?;
         Counters::spent(&self.counters.target_wait, began.elapsed());

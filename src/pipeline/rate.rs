@@ -1,5 +1,6 @@
 //! A limit on bytes per second: shared by any number of jobs, and changed while they run.
 
+use super::counters::Counters;
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -43,6 +44,20 @@ impl RateLimit {
         self.meter().rate
     }
 
+    /// Bytes that went so far.
+    #[must_use]
+    pub fn passed(&self) -> u64 {
+        self.meter().passed
+    }
+
+    /// Returns when `bytes` may go by each of `rates`, and counts how long that took.
+    pub(crate) async fn pass_all(rates: &[Self], bytes: u64, counters: &Counters) {
+        for rate in rates {
+            let waited = rate.pass(bytes).await;
+            Counters::spent(&counters.limit_wait, waited);
+        }
+    }
+
     /// Returns when `bytes` may go, and says how long that took.
     pub async fn pass(&self, bytes: u64) -> Duration {
         let asked = Instant::now();
@@ -75,26 +90,33 @@ impl fmt::Debug for RateLimit {
 #[derive(Debug)]
 struct Meter {
     rate: Option<u64>,
+    passed: u64,
     /// When the bytes that went so far are paid for.
     paid: Instant,
 }
 
 impl Meter {
     fn new(rate: Option<u64>, now: Instant) -> Self {
-        Self { rate, paid: now }
+        Self {
+            rate,
+            passed: 0,
+            paid: now,
+        }
     }
 
     /// What was taken at the old rate is paid for: it was one request.
     fn set(&mut self, rate: Option<u64>, now: Instant) {
-        *self = Self::new(rate, now);
+        (self.rate, self.paid) = (rate, now);
     }
 
     /// Takes `bytes` out, or says when that may be tried again.
     fn take(&mut self, bytes: u64, now: Instant) -> Option<Instant> {
-        let rate = self.rate?;
-        if self.paid > now {
+        let limited = self.rate.filter(|_| self.paid > now);
+        if limited.is_some() {
             return Some(self.paid);
         }
+        self.passed = self.passed.saturating_add(bytes);
+        let rate = self.rate?;
         let nanos = u128::from(bytes).saturating_mul(1_000_000_000);
         let cost = nanos.checked_div(u128::from(rate.max(1))).unwrap_or(0);
         let cost = Duration::from_nanos(u64::try_from(cost).unwrap_or(u64::MAX));

@@ -78,10 +78,7 @@ pub(super) async fn begin(shared: Arc<Shared>, step: Step) -> Result<Stage> {
             Ok(Stage::Settled(Settled { step, parts }))
         }
         Step::Copy(range) => {
-            for rate in &shared.rates {
-                let waited = rate.pass(range.len()).await;
-                Counters::spent(&shared.counters.limit_wait, waited);
-            }
+            RateLimit::pass_all(&shared.rates, range.len(), &shared.counters).await;
             Ok(Stage::Read(shared.read(range).await?))
         }
     }

@@ -41,6 +41,7 @@ mod resume;
 mod rig;
 mod same;
 mod scratch;
+mod scripts;
 mod sources;
 mod stopped;
 mod streams;

@@ -107,7 +107,7 @@ async fn read(
         ..Reading::default()
     };
     let opened = open::any_source(address, &reading, &options.tuning, Vec::new()).await?;
-    let source = opened.source;
+    let source = context.throttle(&options.tuning).source(opened.source);
     if source.size() < disk.size {
         let what = format!(
             "{address} has {} bytes, and {} are certified",
