@@ -45,8 +45,6 @@ impl Command for Map {
     const NAME: &'static str = "map";
 
     async fn run(self, output: Output) -> Result<()> {
-        let (reading, tuning) = (self.image.reading(), self.speed.tuning());
-        let throttle = self.speed.throttle();
         let form = if output.json() {
             Form::Json
         } else {
@@ -54,16 +52,28 @@ impl Command for Map {
         };
         let mut out = BufWriter::new(io::stdout());
         let mut table = Table::new(form);
-        table.begin(&mut out)?;
-        let mut show = |row: Row| table.row(&mut out, &row);
+        let shown = self.show(&mut table, &mut out).await;
+        match shown {
+            Ok(()) => table.end(&mut out)?,
+            Err(_) => table.cut(&mut out)?,
+        }
+        output::write(&mut out, b"")?;
+        shown
+    }
+}
+
+impl Map {
+    async fn show(&self, table: &mut Table, out: &mut dyn Write) -> Result<()> {
+        let (reading, tuning) = (self.image.reading(), self.speed.tuning());
+        let throttle = self.speed.throttle();
+        let form = table.form;
+        let mut show = |row: Row| table.row(out, &row);
         if let Some(laid) = job::in_order(&self.source, &reading, &tuning, &throttle).await? {
-            in_order(laid, |extent| show(Row::of(extent))).await?;
+            in_order(laid, |extent| show(Row::of(extent))).await
         } else {
             let disk = open::disk(&self.source, &reading, &tuning, &throttle).await?;
-            walk(&look(&disk, form), show).await?;
+            walk(&look(&disk, form), show).await
         }
-        table.end(&mut out)?;
-        output::write(&mut out, b"")
     }
 }
 
@@ -99,7 +109,7 @@ async fn in_order(laid: Laid, mut show: impl FnMut(Extent) -> Result<()>) -> Res
     found.into_iter().try_for_each(show)
 }
 
-/// Writes extents as they come.
+/// Writes extents as they come. Nothing before there is one: what cannot be opened has no map.
 struct Table {
     form: Form,
     lines: u64,
@@ -149,11 +159,25 @@ impl Table {
                 )
             }
         };
+        if self.lines == 0 {
+            self.begin(out)?;
+        }
         self.lines = self.lines.saturating_add(1);
         put(out, &text)
     }
 
+    /// Ends where there is no more to be had: what follows has a line of its own.
+    fn cut(&self, out: &mut dyn Write) -> Result<()> {
+        match (self.form, self.lines) {
+            (Form::Human, _) | (_, 0) => Ok(()),
+            (Form::Json, _) => put(out, "\n"),
+        }
+    }
+
     fn end(&self, out: &mut dyn Write) -> Result<()> {
+        if self.lines == 0 {
+            self.begin(out)?;
+        }
         match self.form {
             Form::Json => put(out, "]\n"),
             Form::Human => {
@@ -171,14 +195,14 @@ fn put(out: &mut dyn Write, text: &str) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::walk::{Look, walk};
-    use super::{Form, Table};
+    use super::{Form, Row, Table};
+    use crate::extent::{ByteRange, Extent};
     use crate::testkit::MemSource;
     use futures_util::FutureExt;
 
     fn mapped(source: &MemSource, form: Form) -> String {
         let mut out = Vec::new();
         let mut table = Table::new(form);
-        table.begin(&mut out).unwrap();
         let look = Look::Source(source);
         let walked = walk(&look, |row| table.row(&mut out, &row));
         walked.now_or_never().unwrap().unwrap();
@@ -210,6 +234,21 @@ mod tests {
         );
         assert_eq!(extents[3]["offset"], 0x3000);
         assert_eq!(mapped(&MemSource::new(0), Form::Json), "[]\n");
+    }
+
+    #[test]
+    fn what_cannot_be_opened_has_no_map_and_what_breaks_off_ends_its_line() {
+        for form in [Form::Json, Form::Human] {
+            let mut out = Vec::new();
+            Table::new(form).cut(&mut out).unwrap();
+            assert_eq!(out, b"");
+        }
+        let mut out = Vec::new();
+        let mut table = Table::new(Form::Json);
+        let extent = Extent::data(ByteRange::new(0, 512));
+        table.row(&mut out, &Row::of(extent)).unwrap();
+        table.cut(&mut out).unwrap();
+        assert!(out.starts_with(b"[{") && out.ends_with(b"}\n"));
     }
 
     #[test]

@@ -48,3 +48,23 @@ fn a_rate_holds_for_what_is_read_forward_and_for_what_is_only_read() {
         "{rate}"
     );
 }
+
+#[test]
+fn what_cannot_be_opened_has_no_map() {
+    let room = Room::new();
+    let failed = room.diskferry(["map", "--json", "gone.img"]).exits(1);
+    assert_eq!(failed.stderr, "");
+    let events = failed.events();
+    assert_eq!(events.len(), 1, "{events:?}");
+    assert_eq!(events[0]["event"], "failed");
+    for words in [
+        &["map", "--output=json", "gone.img"],
+        &["map", "-q", "gone.img"],
+    ] {
+        let failed = room.diskferry(words).fails(1, &["gone.img"]);
+        assert_eq!(failed.stdout, "", "{words:?}");
+    }
+    fs::write(room.path("empty.img"), b"").unwrap();
+    let empty = room.diskferry(["map", "--json", "empty.img"]).ok();
+    assert_eq!(empty.stdout, "[]\n");
+}
