@@ -7,6 +7,7 @@
 //!  scan.rs      all of a disk in order, in pieces that are read many at a time
 //!  stop.rs      signals → an orderly end
 //!  output.rs    standard output and error, the reporter, tracing
+//!  misuse.rs    a command line that makes no sense, told to people and to scripts
 //!  <name>.rs    one command: its options, and how they become a job
 //! ```
 //!
@@ -26,6 +27,7 @@ mod man;
 mod making;
 mod map;
 mod migrate;
+mod misuse;
 mod nbdcopy;
 mod open;
 mod output;
@@ -148,13 +150,11 @@ pub fn parse(words: impl IntoIterator<Item = OsString>) -> Result<Call, ExitCode
         let words = words.split_off(first);
         return Ok(Call(Kind::Importer(importer::Call::new(words))));
     }
-    command(words::fold_brackets(words))
+    let words = words::fold_brackets(words);
+    let json = misuse::wants_json(&words);
+    command(words)
         .map(|(running, output)| Call(Kind::Command(running, output)))
-        .map_err(|error| {
-            // Nothing can be told to somebody who cannot be written to.
-            let _ = error.print();
-            ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2))
-        })
+        .map_err(|error| misuse::tell(&error, json))
 }
 
 fn command(words: Vec<OsString>) -> Result<(Running, Output), clap::Error> {

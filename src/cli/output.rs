@@ -3,8 +3,8 @@
 use crate::error::{Error, Kind, Result};
 use crate::pipeline::counters::Counters;
 use crate::report::{Event, Flight, Human, Json, Progress, Reporter, Show, Ticker};
+use crate::target::stdout::Closed;
 use clap::{ArgAction, Args};
-use std::fmt::{Display, Formatter};
 use std::io::{self, ErrorKind, IsTerminal, Write};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -53,6 +53,14 @@ impl Output {
         }
     }
 
+    /// For scripts, before there is a command.
+    pub(super) fn of_json() -> Self {
+        Self::new(Options {
+            json: true,
+            ..Options::default()
+        })
+    }
+
     /// The last seconds of the log.
     pub(super) fn flight(&self) -> &Flight {
         &self.flight
@@ -91,8 +99,8 @@ impl Output {
 
     /// Tells a failure and returns its exit code.
     pub(super) fn failed(&self, error: &Error) -> ExitCode {
-        if is_closed(error) {
-            return ExitCode::from(CLOSED);
+        if let Some(code) = closed(error) {
+            return code;
         }
         let code = error.kind().exit_code();
         self.reporter().event(&Event::Failed {
@@ -151,7 +159,8 @@ pub(super) fn write_only(out: &mut dyn Write, bytes: &[u8]) -> Result<()> {
     out.write_all(bytes).map_err(failed)
 }
 
-fn failed(error: io::Error) -> Error {
+/// The failure to write to standard output.
+pub(super) fn failed(error: io::Error) -> Error {
     match error.kind() {
         ErrorKind::BrokenPipe => {
             Error::new(Kind::Interrupted, "write to standard output").because(Closed)
@@ -160,25 +169,14 @@ fn failed(error: io::Error) -> Error {
     }
 }
 
-/// Nobody reads our output any more: reason to stop, and nothing to complain about.
-#[derive(Debug)]
-struct Closed;
-
-impl Display for Closed {
-    fn fmt(&self, f: &mut Formatter<'_>) -> std::fmt::Result {
-        f.write_str("nobody reads it")
-    }
-}
-
-impl std::error::Error for Closed {}
-
-fn is_closed(error: &Error) -> bool {
-    std::error::Error::source(error).is_some_and(|cause| cause.is::<Closed>())
+/// The exit code, if whoever read our output went away: reason to stop, and nothing to complain about.
+pub(super) fn closed(error: &Error) -> Option<ExitCode> {
+    error.caused_by::<Closed>().map(|_| ExitCode::from(CLOSED))
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{is_closed, write};
+    use super::{closed, write};
     use crate::error::Kind;
     use std::io::{Error, ErrorKind, Result, Write};
 
@@ -196,10 +194,11 @@ mod tests {
 
     #[test]
     fn a_reader_that_went_away_is_told_from_a_full_disk() {
-        let closed = write(&mut Broken(ErrorKind::BrokenPipe), b"x").unwrap_err();
-        assert!(is_closed(&closed));
+        let gone = write(&mut Broken(ErrorKind::BrokenPipe), b"x").unwrap_err();
+        assert!(closed(&gone).is_some());
+        assert!(closed(&gone.context("copy")).is_some());
         let full = write(&mut Broken(ErrorKind::StorageFull), b"x").unwrap_err();
-        assert!(!is_closed(&full));
+        assert!(closed(&full).is_none());
         assert_eq!(full.kind(), Kind::Io);
     }
 }

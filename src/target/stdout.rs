@@ -11,6 +11,8 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
+use std::error::Error as StdError;
+use std::fmt;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -18,11 +20,25 @@ use std::sync::Arc;
 /// Bytes of zeroes that one write takes.
 const PIECE: u64 = 256 << 10;
 
+/// Nobody reads standard output any more. Found in the chain of causes of what a write to it ended
+/// with.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Closed;
+
+impl fmt::Display for Closed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("nobody reads it")
+    }
+}
+
+impl StdError for Closed {}
+
 /// A pipe, FIFO, socket or character device that is written in order.
 #[derive(Debug)]
 pub struct StreamTarget {
     fd: Arc<OwnedFd>,
     name: String,
+    is_stdout: bool,
     turns: Turns,
 }
 
@@ -32,6 +48,7 @@ impl StreamTarget {
         Self {
             fd: Arc::new(fd),
             name: name.into(),
+            is_stdout: false,
             turns: Turns::new(),
         }
     }
@@ -43,12 +60,23 @@ impl StreamTarget {
     pub fn stdout() -> Result<Self> {
         let fd = rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stdout(), 3)
             .map_err(|error| Error::io("open standard output", error))?;
-        Ok(Self::new(fd, "standard output"))
+        Ok(Self::of_stdout(fd, "standard output"))
+    }
+
+    /// Writes to `fd`, which is standard output; `name` is for messages.
+    pub fn of_stdout(fd: OwnedFd, name: impl Into<String>) -> Self {
+        Self {
+            is_stdout: true,
+            ..Self::new(fd, name)
+        }
     }
 
     /// A failure for good, also where the errno says that a repetition may help: a stream cannot
     /// go back.
     fn broken(&self, doing: &str, error: io::Error) -> Error {
+        if self.is_stdout && error.kind() == io::ErrorKind::BrokenPipe {
+            return Error::new(Kind::Io, format!("{doing} {}", self.name)).because(Closed);
+        }
         Error::io(format!("{doing} {}", self.name), error).with_kind(Kind::Io)
     }
 

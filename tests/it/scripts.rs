@@ -1,6 +1,6 @@
 //! What scripts rely on: JSON that parses, exit codes where nobody reads, limits that hold.
 
-use crate::rig::{Room, random_disk};
+use crate::rig::{QemuNbd, Room, random_disk};
 use std::fs::{self, File};
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -67,4 +67,80 @@ fn what_cannot_be_opened_has_no_map() {
     fs::write(room.path("empty.img"), b"").unwrap();
     let empty = room.diskferry(["map", "--json", "empty.img"]).ok();
     assert_eq!(empty.stdout, "[]\n");
+}
+
+#[test]
+fn with_json_a_command_line_that_makes_no_sense_is_an_event_as_well() {
+    let room = Room::new();
+    for (words, part) in [
+        (&["copy", "--json", "a"][..], "<TARGET>"),
+        (&["--json", "copy", "--memory", "lots", "a", "b"], "'lots'"),
+        (&["copy", "--json", "null:", "b"], "null:"),
+        (&["copy", "gopher://x/", "b", "--json"], "gopher"),
+        (&["--json", "fly"], "fly"),
+        (&["--json"], "command"),
+        (&["--json", "nbdcopy", "a", "b"], "nbdcopy"),
+        (&["map", "--json", "--output", "xml", "a"], "xml"),
+        (&["verify", "--json", "a", "b"], "one target"),
+    ] {
+        let outcome = room.diskferry(words.iter().copied()).exits(2);
+        assert_eq!(outcome.stderr, "", "{words:?}");
+        let events = outcome.events();
+        assert_eq!(events.len(), 1, "{words:?}: {events:?}");
+        assert_eq!(events[0]["event"], "failed");
+        assert_eq!(events[0]["code"], 2);
+        let message = events[0]["message"].as_str().unwrap();
+        assert!(message.contains(part), "{words:?}: {message}");
+    }
+    let help = room.diskferry(["--json", "copy", "--help"]).ok();
+    assert!(help.stdout.contains("Usage: diskferry copy"));
+    let version = room.diskferry(["--json", "--version"]).ok();
+    assert!(version.stdout.starts_with("diskferry "));
+    let plain = room.diskferry(["copy", "--", "--json"]).exits(2);
+    assert!(plain.stdout.is_empty() && plain.stderr.contains("Usage: "));
+}
+
+#[test]
+fn whoever_stops_reading_ends_every_command_quietly() {
+    let room = Room::new();
+    random_disk(&room.path("a"), 3 << 20, 1);
+    let server = QemuNbd::new(&room.path("a"), "raw", &["-r"]);
+    let address = server.uri();
+    for words in [
+        &["map", "a"][..],
+        &["map", "--json", &address],
+        &["inspect", "a"],
+        &["checksum", "--json", "a"],
+        &["compare", "a", "a"],
+        &["serve", "--socket", "s", "a"],
+        &["completions", "bash"],
+        &["copy", "-q", "a", "-"],
+        &["copy", "-q", &address, "-"],
+        &["--help"],
+        &["help", "copy"],
+        &["copy", "--help"],
+        &["--version"],
+    ] {
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let done = output(room.command(words.iter().copied()).stdout(writer));
+        assert_eq!(
+            done.status.code(),
+            Some(141),
+            "{words:?}: {}",
+            stderr(&done)
+        );
+        assert_eq!(stderr(&done), "", "{words:?}");
+    }
+}
+
+#[test]
+fn a_copy_goes_on_when_nobody_reads_its_events() {
+    let room = Room::new();
+    random_disk(&room.path("a"), 3 << 20, 1);
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let done = output(room.command(["copy", "--json", "a", "b"]).stdout(writer));
+    assert!(done.status.success(), "{}", stderr(&done));
+    assert!(fs::read(room.path("b")).unwrap() == fs::read(room.path("a")).unwrap());
 }
