@@ -1,6 +1,7 @@
 //! `diskferry inspect`: what a disk is, what is on it, and what could track its changes.
 
 mod coming;
+mod exports;
 
 use super::copy::place;
 use super::open::ImageOptions;
@@ -9,13 +10,12 @@ use super::speed::Speed;
 use super::{Command, inspect_vm, open, words};
 use crate::address::Address;
 use crate::buffer::Buffer;
+use crate::endpoint::Limits;
 use crate::error::Result;
 use crate::extent::ByteRange;
 use crate::format::Facts;
 use crate::job::options::{JournalPlace, Reading};
 use crate::job::{self, Standing};
-use crate::nbd::client::{Client, Endpoint, Timeouts, list};
-use crate::nbd::export::Export;
 use crate::report;
 use crate::source::Source;
 use crate::sys::sysfs::Device;
@@ -23,6 +23,7 @@ use crate::target::partitions::{self, Partition};
 use crate::target::signature;
 use crate::vsphere::locator::{self, Locator};
 use clap::Args;
+use exports::{ExportFacts, Server, export_facts, trackers};
 use serde::Serialize;
 use std::fmt::Write;
 use std::fs;
@@ -108,23 +109,21 @@ struct Requests {
     max: u32,
 }
 
+impl Requests {
+    fn of(limits: Limits) -> Self {
+        Self {
+            align: limits.align,
+            preferred: limits.preferred,
+            max: limits.max,
+        }
+    }
+}
+
 /// Block sizes of a device, in bytes.
 #[derive(Debug, Serialize)]
 struct BlockSizes {
     logical: u64,
     physical: u64,
-}
-
-/// What an NBD server tells of an export.
-#[derive(Debug, Serialize)]
-struct ExportFacts {
-    name: String,
-    description: Option<String>,
-    flags: Vec<&'static str>,
-    block_size_minimum: u32,
-    block_size_preferred: u32,
-    block_size_maximum: u32,
-    contexts: Vec<String>,
 }
 
 impl Command for Inspect {
@@ -151,15 +150,19 @@ async fn inspect(address: &Address, reading: &Reading, speed: &Speed) -> Result<
     if let Some(laid) = job::in_order(address, reading, tuning, throttle).await? {
         return coming::found(address, laid).await;
     }
-    let disk = open::disk(address, reading, tuning, throttle).await?;
+    let server = Server::ask(address).await?;
+    let disk = match open::disk(address, reading, tuning, throttle).await {
+        Ok(disk) => disk,
+        Err(error) => return server.and_then(|server| server.alone(address)).ok_or(error),
+    };
     let (source, client) = (disk.source, disk.client);
     let (head, tail) = ends_of(source.as_ref()).await?;
     let size = source.size();
-    let limits = source.limits();
-    let device = match address {
-        Address::Path(path) => block_sizes(path),
+    let path = match address {
+        Address::Path(path) => Some(path.as_path()),
         _ => None,
     };
+    let device = path.and_then(block_sizes);
     let gpt_sector = signature::gpt_sector(&head);
     let mut warnings = Vec::new();
     let image = disk.image.as_ref().map(|image| image.facts());
@@ -169,32 +172,24 @@ async fn inspect(address: &Address, reading: &Reading, speed: &Speed) -> Result<
     {
         warnings.push(sector_warning(sector, logical));
     }
-    let (exports, contexts) = match (address, &client) {
-        (Address::Nbd(uri), Some(client)) => others(uri, client, &mut warnings).await?,
+    let (exports, contexts) = match (server, &client) {
+        (Some(server), Some(client)) => server.others(client, &mut warnings).await,
         _ => Default::default(),
     };
     let export = client.as_ref().map(|client| export_facts(client, contexts));
+    let kind = match (&client, &device) {
+        _ if is_unpacked(reading) => "image, unpacked into scratch space",
+        _ if matches!(address, Address::Http(_)) => "object on a web server",
+        (Some(_), _) => "NBD export",
+        (None, Some(_)) => "block device",
+        (None, None) => "file",
+    };
     Ok(Found {
-        address: address.to_string(),
-        kind: match (&client, &device) {
-            _ if is_unpacked(reading) => "image, unpacked into scratch space",
-            _ if matches!(address, Address::Http(_)) => "object on a web server",
-            (Some(_), _) => "NBD export",
-            (None, Some(_)) => "block device",
-            (None, None) => "file",
-        },
         size: Some(size),
-        allocated: match address {
-            Address::Path(path) => allocated(path),
-            _ => None,
-        },
+        allocated: path.and_then(allocated),
         identity: Some(source.identity().id),
         image,
-        requests: Some(Requests {
-            align: limits.align,
-            preferred: limits.preferred,
-            max: limits.max,
-        }),
+        requests: Some(Requests::of(source.limits())),
         device,
         trackers: export.as_ref().map_or(Vec::new(), trackers),
         export,
@@ -202,36 +197,14 @@ async fn inspect(address: &Address, reading: &Reading, speed: &Speed) -> Result<
         content: signature::find(&head, &tail, size),
         gpt_sector,
         partitions: partitions(&head, size, &mut warnings),
-        copy: None,
         warnings,
+        ..Found::new(address, kind)
     })
 }
 
 fn is_unpacked(reading: &Reading) -> bool {
     let scratch = reading.scratch.as_ref();
     scratch.is_some_and(|scratch| scratch.held().is_some())
-}
-
-/// The other exports of a server, and the contexts of this one.
-async fn others(
-    uri: &str,
-    client: &Client,
-    warnings: &mut Vec<String>,
-) -> Result<(Vec<String>, Vec<String>)> {
-    let (mut exports, mut contexts) = (Vec::new(), Vec::new());
-    match list(Endpoint::Uri(uri.parse()?), Timeouts::default()).await {
-        Ok(listings) => {
-            for listing in listings {
-                if listing.listed.name == client.export().name {
-                    contexts = listing.export.map_or(Vec::new(), |export| export.contexts);
-                } else {
-                    exports.push(listing.listed.name);
-                }
-            }
-        }
-        Err(error) => warnings.push(error.line()),
-    }
-    Ok((exports, contexts))
 }
 
 /// What a journal tells of a copy onto this disk.
@@ -325,54 +298,6 @@ fn sector_warning(sector: u32, logical: u64) -> String {
     )
 }
 
-fn export_facts(client: &Client, listed: Vec<String>) -> ExportFacts {
-    let Export {
-        name,
-        description,
-        flags,
-        block_size,
-        contexts,
-        ..
-    } = client.export();
-    let mut all = listed;
-    for context in contexts {
-        if !all.contains(context) {
-            all.push(context.clone());
-        }
-    }
-    let flags = [
-        ("read-only", flags.read_only()),
-        ("flush", flags.can_flush()),
-        ("fua", flags.can_fua()),
-        ("trim", flags.can_trim()),
-        ("write-zeroes", flags.can_zero()),
-        ("fast-zero", flags.can_fast_zero()),
-        ("df", flags.can_df()),
-        ("multi-conn", flags.can_multi_conn()),
-    ];
-    ExportFacts {
-        name: name.clone(),
-        description: description.clone(),
-        flags: flags
-            .into_iter()
-            .filter_map(|(flag, set)| set.then_some(flag))
-            .collect(),
-        block_size_minimum: block_size.minimum,
-        block_size_preferred: block_size.preferred,
-        block_size_maximum: block_size.maximum,
-        contexts: all,
-    }
-}
-
-/// The baselines that the contexts of an export are.
-fn trackers(export: &ExportFacts) -> Vec<String> {
-    let bitmaps = export
-        .contexts
-        .iter()
-        .filter_map(|context| context.strip_prefix("qemu:dirty-bitmap:"));
-    bitmaps.map(|name| format!("nbd-bitmap:{name}")).collect()
-}
-
 /// An image, or one layer of it.
 fn facts_rows(facts: &Facts) -> Vec<(&str, String)> {
     let mut rows = vec![("image", format!("{} ({})", facts.file, facts.format))];
@@ -401,6 +326,28 @@ fn row(partition: &Partition) -> String {
 }
 
 impl Found {
+    /// Nothing yet of what is at `address`.
+    fn new(address: &Address, kind: &'static str) -> Self {
+        Self {
+            address: address.to_string(),
+            kind,
+            size: None,
+            allocated: None,
+            identity: None,
+            requests: None,
+            image: None,
+            device: None,
+            export: None,
+            exports: Vec::new(),
+            content: None,
+            gpt_sector: None,
+            partitions: Vec::new(),
+            copy: None,
+            trackers: Vec::new(),
+            warnings: Vec::new(),
+        }
+    }
+
     /// What disk it is.
     fn first_rows(&self) -> Vec<(&str, String)> {
         let size = match self.size {
@@ -431,6 +378,13 @@ impl Found {
 
     /// For people.
     fn text(&self) -> String {
+        table(match self.kind {
+            exports::SERVER => self.server_rows(),
+            _ => self.disk_rows(),
+        })
+    }
+
+    fn disk_rows(&self) -> Vec<(&str, String)> {
         let mut rows = self.first_rows();
         let mut layer = self.image.as_ref();
         while let Some(facts) = layer {
@@ -465,11 +419,15 @@ impl Found {
         ));
         rows.extend(self.copy.iter().map(|copy| ("copy", copy.to_string())));
         rows.extend(self.warnings.iter().map(|text| ("warning", text.clone())));
-        rows.into_iter()
-            .fold(String::new(), |mut text, (key, value)| {
-                // Writing to a string does not fail.
-                let _ = writeln!(text, "{key:<10} {value}");
-                text
-            })
+        rows
     }
+}
+
+fn table(rows: Vec<(&str, String)>) -> String {
+    rows.into_iter()
+        .fold(String::new(), |mut text, (key, value)| {
+            // Writing to a string does not fail.
+            let _ = writeln!(text, "{key:<10} {value}");
+            text
+        })
 }

@@ -1,6 +1,8 @@
 //! What scripts rely on: JSON that parses, exit codes where nobody reads, limits that hold.
 
-use crate::rig::{QemuNbd, Room, random_disk};
+use crate::rig::{QemuNbd, Room, Server, random_disk, socket_dir, uri};
+use serde_json::Value;
+use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -143,4 +145,52 @@ fn a_copy_goes_on_when_nobody_reads_its_events() {
     let done = output(room.command(["copy", "--json", "a", "b"]).stdout(writer));
     assert!(done.status.success(), "{}", stderr(&done));
     assert!(fs::read(room.path("b")).unwrap() == fs::read(room.path("a")).unwrap());
+}
+
+fn inspected(room: &Room, address: &str) -> Value {
+    let outcome = room.diskferry(["inspect", "--json", address]).ok();
+    serde_json::from_str(&outcome.stdout).unwrap()
+}
+
+/// As qemu-nbd is by default: one client at a time, and the end with the first that opens the disk.
+#[test]
+fn a_server_of_one_client_is_inspected_without_waiting() {
+    let room = Room::new();
+    random_disk(&room.path("a"), 1 << 20, 1);
+    let lasting = QemuNbd::new(&room.path("a"), "raw", &["-r", "-e", "1"]);
+    let dir = socket_dir();
+    let socket = dir.path().join("s");
+    let mut brief = Server::start(
+        "qemu-nbd",
+        ["-r", "-f", "raw", "-k"]
+            .map(OsStr::new)
+            .into_iter()
+            .chain([socket.as_os_str(), room.path("a").as_os_str()]),
+    );
+    brief.wait_until(|| socket.exists());
+    for address in [lasting.uri(), uri(&socket, "")] {
+        let found = inspected(&room, &address);
+        assert_eq!(found["warnings"], serde_json::json!([]), "{found}");
+        assert_eq!(found["size"], 1 << 20);
+        assert!(found.get("exports").is_none(), "{found}");
+    }
+}
+
+#[test]
+fn inspect_lists_the_exports_of_a_server_that_has_no_default_one() {
+    let room = Room::new();
+    random_disk(&room.path("a"), 1 << 20, 1);
+    let server = QemuNbd::new(&room.path("a"), "raw", &["-r", "-x", "disk"]);
+    let address = uri(&server.socket(), "");
+    let found = inspected(&room, &address);
+    assert_eq!(found["kind"], "NBD server");
+    assert_eq!(found["exports"], serde_json::json!(["disk"]));
+    let text = room.diskferry(["inspect", &address]).ok().stdout;
+    assert!(text.contains("export     \"disk\"\n"), "{text}");
+    assert_eq!(inspected(&room, &server.uri())["export"]["name"], "disk");
+    // What was named and is not there is a failure, and says where to look.
+    let other = uri(&server.socket(), "other");
+    let hint = "inspect nbd://SERVER lists the exports";
+    room.diskferry(["inspect", &other])
+        .fails(1, &["other", hint]);
 }
