@@ -8,9 +8,12 @@ use clap::{ArgAction, Args};
 use std::io::{self, ErrorKind, IsTerminal, Write};
 use std::process::ExitCode;
 use std::sync::Arc;
-use tracing::Level;
+use tracing::{Level, Subscriber};
 use tracing_subscriber::filter::Targets;
+use tracing_subscriber::fmt::format::Writer;
+use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
 use tracing_subscriber::layer::{Layer, SubscriberExt};
+use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, fmt, registry};
 
@@ -138,6 +141,36 @@ pub(super) fn trace_at(level: &str, flight: Option<Flight>) {
     });
     // Fails only if somebody set a subscriber before: then that one is wanted.
     let _ = registry().with(told).with(kept).try_init();
+}
+
+/// Sends what `filter` lets through of tracing to standard error, one line each, as `program` tells it.
+pub(super) fn trace_as(program: &str, filter: &str) {
+    let told = fmt::layer()
+        .event_format(Plain(program.to_owned()))
+        .with_writer(io::stderr)
+        .with_filter(EnvFilter::new(filter));
+    // As above.
+    let _ = registry().with(told).try_init();
+}
+
+/// What happened, after a program's name, and nothing else.
+struct Plain(String);
+
+impl<S, N> FormatEvent<S, N> for Plain
+where
+    S: Subscriber + for<'a> LookupSpan<'a>,
+    N: for<'a> FormatFields<'a> + 'static,
+{
+    fn format_event(
+        &self,
+        context: &FmtContext<'_, S, N>,
+        mut writer: Writer<'_>,
+        event: &tracing::Event<'_>,
+    ) -> std::fmt::Result {
+        write!(writer, "{}: debug: ", self.0)?;
+        context.format_fields(writer.by_ref(), event)?;
+        writeln!(writer)
+    }
 }
 
 /// Writes to standard output.

@@ -29,6 +29,7 @@ mod migrate;
 mod nvme;
 mod pod;
 mod nbd_client;
+mod nbdcopy;
 mod nbd_server;
 mod importer;
 mod importer_lost;

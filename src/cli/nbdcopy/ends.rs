@@ -16,6 +16,8 @@ use crate::target::nbd::NbdTarget;
 use crate::target::null::NullTarget;
 use crate::target::preflight::Intent;
 use crate::target::stdout::StreamTarget;
+use rustix::fs::FileType;
+use rustix::io::Errno;
 use std::fs::{File, Metadata, OpenOptions};
 use std::io::{self, ErrorKind, IsTerminal};
 use std::os::fd::OwnedFd;
@@ -55,7 +57,9 @@ pub(super) enum To {
     File(File, PathBuf),
     /// A block device.
     Block(PathBuf),
-    /// Standard output, a pipe, a character device.
+    /// Standard output.
+    Stdout(OwnedFd),
+    /// A pipe, a character device.
     Stream(OwnedFd),
     /// Nowhere.
     Null,
@@ -126,7 +130,7 @@ pub(super) async fn target(options: &Options, ends: &Ends, cores: u32) -> Result
             }
             let fd = rustix::io::fcntl_dupfd_cloexec(io::stdout(), 3)
                 .map_err(|error| Error::io("-", error))?;
-            Ok((To::Stream(fd), about_stream("-")))
+            Ok((To::Stdout(fd), about_stream("-")))
         }
         Address::Path(path) => path_target(path),
         other => {
@@ -191,13 +195,13 @@ impl To {
     ) -> Result<(Arc<dyn Target>, bool)> {
         let name = about.name.clone();
         let (target, zero): (Arc<dyn Target>, bool) = match (self, size) {
+            // The original makes the file as long as the source before it copies.
+            (Self::File(..), None) => return Err(no_size(&name)),
+            (Self::Stdout(fd), None) if is_file(&fd) => return Err(no_size(&name)),
             (Self::Null, _) => (Arc::new(NullTarget), true),
             (Self::Nbd(client), _) => (Arc::new(NbdTarget::new(client)?), false),
+            (Self::Stdout(fd), _) => (Arc::new(StreamTarget::of_stdout(fd, name)), false),
             (Self::Stream(fd), _) => (Arc::new(StreamTarget::new(fd, name)), false),
-            (Self::File(file, _), None) => {
-                empty(&file, &name)?;
-                (Arc::new(StreamTarget::new(file.into(), name)), false)
-            }
             (Self::File(file, path), Some(size)) => {
                 empty(&file, &name)?;
                 let options = FileOptions {
@@ -223,6 +227,14 @@ impl To {
         };
         Ok((target, zero))
     }
+}
+
+fn is_file(fd: &OwnedFd) -> bool {
+    rustix::fs::fstat(fd).is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode).is_file())
+}
+
+fn no_size(name: &str) -> Error {
+    plain(&format!("{name}: truncate"), Errno::INVAL.into()).hint("diskferry copy can do it")
 }
 
 fn empty(file: &File, name: &str) -> Result<()> {

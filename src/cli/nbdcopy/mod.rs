@@ -80,7 +80,12 @@ impl Call {
         let posix = env::var_os("POSIXLY_CORRECT").is_some();
         let told = match options::parse(&self.program, &self.words, posix) {
             Ok(Request::Tell(text)) => output::print(&text),
-            Ok(Request::Copy(options, ends)) => run::copy(&options, &ends).await,
+            Ok(Request::Copy(options, ends)) => {
+                if options.verbose {
+                    output::trace_as(self.name(), "diskferry::nbd=trace");
+                }
+                run::copy(&options, &ends).await
+            }
             Err(complaint) => {
                 self.complain(&complaint);
                 return ExitCode::FAILURE;
@@ -89,10 +94,13 @@ impl Call {
         match told {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => {
+                if let Some(code) = output::closed(&error) {
+                    return code;
+                }
                 self.complain(&Complaint::line(format!(
                     "{}: {}",
                     self.name(),
-                    error.line()
+                    text::without_numbers(&error.line())
                 )));
                 ExitCode::FAILURE
             }

@@ -202,7 +202,7 @@ pub(super) fn parse(program: &str, words: &[String], posix: bool) -> Result<Requ
         set(&mut options, id, argument)
             .map_err(|complaint| Complaint::line(format!("{name}: {complaint}")))?;
     }
-    Ok(Request::Copy(options, ends(&operands)?))
+    Ok(Request::Copy(options, ends(name, &operands)?))
 }
 
 /// Takes in one option.
@@ -309,10 +309,15 @@ const NBD_SCHEMES: [&str; 6] = [
 ];
 
 /// Both ends out of the operands, each one word or `[ CMD ARGS… ]`.
-fn ends(operands: &[String]) -> Result<Ends, Complaint> {
+fn ends(name: &str, operands: &[String]) -> Result<Ends, Complaint> {
     let mut rest = operands;
     let ends = end(&mut rest).zip(end(&mut rest));
+    let nothing = |end: &Address| matches!(end, Address::Child(command) if command.is_empty());
     match (ends, rest) {
+        (Some((source, target)), []) if nothing(&source) || nothing(&target) => {
+            let line = format!("{name}: [ ]: missing command name in argv list: Invalid argument");
+            Err(Complaint::line(line))
+        }
         (Some((source, target)), []) => Ok(Ends {
             source,
             // Only a destination can be nowhere; a source of that name is a file.
@@ -325,7 +330,7 @@ fn ends(operands: &[String]) -> Result<Ends, Complaint> {
     }
 }
 
-/// Takes one end off the front of `rest`; `None` if there is none or its bracket is open or empty.
+/// Takes one end off the front of `rest`; `None` if there is none or its bracket is open.
 fn end(rest: &mut &[String]) -> Option<Address> {
     let (first, after) = rest.split_first()?;
     if first != "[" {
@@ -341,7 +346,7 @@ fn end(rest: &mut &[String]) -> Option<Address> {
     let close = after.iter().position(|word| word == "]")?;
     let (command, after) = after.split_at_checked(close)?;
     *rest = after.get(1..)?;
-    (!command.is_empty()).then(|| Address::Child(command.to_vec()))
+    Some(Address::Child(command.to_vec()))
 }
 
 #[cfg(test)]
@@ -457,10 +462,17 @@ mod tests {
             format!("/bin/nbdcopy: unrecognized option '--foo'\n{}", text::USAGE)
         );
         for text in [
-            "", "a", "a b c", "-- [ a b", "-- a [ b", "-- [ ] b", "-- [ a ]",
+            "", "a", "a b c", "-- [ a b", "-- a [ b", "-- [ ]", "-- [ a ]",
         ] {
             assert_eq!(complaint(text), text::USAGE, "{text:?}");
         }
+    }
+
+    #[test]
+    fn a_bracket_without_a_command_is_told_as_such() {
+        let line = "nbdcopy: [ ]: missing command name in argv list: Invalid argument\n";
+        assert_eq!(complaint("-- [ ] b"), line);
+        assert_eq!(complaint("-- a [ ]"), line);
     }
 
     #[test]

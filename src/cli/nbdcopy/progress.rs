@@ -1,7 +1,6 @@
 //! nbdcopy's progress: a bar on standard error, or `N/100` on a file descriptor.
 
 use super::options::Progress;
-use crate::error::{Error, Result};
 use crate::sys::inherited::inherited;
 use std::fs::File;
 use std::io::{self, Write};
@@ -24,23 +23,18 @@ enum Style {
 }
 
 impl Shown {
-    /// Shows 0 %. `None` if nobody wants to see it.
-    ///
-    /// # Errors
-    /// The file descriptor is not open.
-    pub(super) fn start(progress: Option<Progress>) -> Result<Option<Self>> {
-        let (out, style): (Box<dyn Write + Send>, _) = match progress {
-            None => return Ok(None),
-            Some(Progress::Bar) => (Box::new(io::stderr()), Style::Bar),
-            Some(Progress::Fd(number)) => {
-                let fd = inherited(number)
-                    .map_err(|error| Error::io(format!("--progress={number}"), error))?;
+    /// Shows 0 %. `None` if nobody wants to see it, or nobody can: the file descriptor is not open.
+    pub(super) fn start(progress: Option<Progress>) -> Option<Self> {
+        let (out, style): (Box<dyn Write + Send>, _) = match progress? {
+            Progress::Bar => (Box::new(io::stderr()), Style::Bar),
+            Progress::Fd(number) => {
+                let fd = inherited(number).ok()?;
                 (Box::new(File::from(fd)), Style::Lines)
             }
         };
         let mut shown = Self::new(out, style);
         shown.show(0, 1);
-        Ok(Some(shown))
+        Some(shown)
     }
 
     fn new(out: Box<dyn Write + Send>, style: Style) -> Self {

@@ -65,7 +65,7 @@ pub(super) async fn copy(options: &Options, ends: &Ends) -> Result<()> {
         target: disk,
         counters: Arc::default(),
     };
-    let shown = Shown::start(options.progress)?;
+    let shown = Shown::start(options.progress);
     let shown = match from {
         From::Disk(disk) => {
             let size = disk.size();

@@ -62,6 +62,22 @@ pub(super) fn base_name(program: &str) -> &str {
     program.rsplit('/').next().unwrap_or(program)
 }
 
+/// `line` with errors of the operating system as the original has them, without their numbers.
+pub(super) fn without_numbers(line: &str) -> String {
+    const BEGIN: &str = " (os error ";
+    let mut parts = line.split(BEGIN);
+    let mut text = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        match part.split_once(')') {
+            Some((number, rest)) if number.bytes().all(|byte| byte.is_ascii_digit()) => {
+                text.push_str(rest);
+            }
+            _ => text.extend([BEGIN, part]),
+        }
+    }
+    text
+}
+
 /// A size in the largest unit of which it is a whole multiple: `1M`, `1536`.
 pub(super) fn size(bytes: u64) -> String {
     let units = [
@@ -83,7 +99,7 @@ pub(super) fn size(bytes: u64) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{base_name, long_options, short_options, size, version};
+    use super::{base_name, long_options, short_options, size, version, without_numbers};
     use crate::cli::nbdcopy::options::SPECS;
 
     #[test]
@@ -103,6 +119,18 @@ mod tests {
     #[test]
     fn the_version_is_two_lines() {
         assert_eq!(version(), "nbdcopy 1.14.2\nlibnbd 1.14.2\n");
+    }
+
+    #[test]
+    fn an_error_has_no_number() {
+        for (line, told) in [
+            ("a: Is a directory (os error 21)", "a: Is a directory"),
+            ("a (os error 2): b (os error 13) (c)", "a: b (c)"),
+            ("a (os error x) b", "a (os error x) b"),
+            ("a (os error 5", "a (os error 5"),
+        ] {
+            assert_eq!(without_numbers(line), told);
+        }
     }
 
     #[test]

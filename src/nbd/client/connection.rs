@@ -74,6 +74,8 @@ impl Connection {
     /// answers.
     pub(super) async fn submit(&self, work: Work) -> Outcome {
         let _load = Count::one(&self.load);
+        let range = work.range();
+        tracing::trace!("{} {:#x} + {}", work.name(), range.start, range.len());
         let (reply, answer) = oneshot::channel();
         if let Err(refused) = self.commands.send(Command::Work(work, reply)) {
             return Err(match refused.0 {

@@ -10,6 +10,7 @@ use crate::nbd::tls::Tls;
 use crate::nbd::uri::{Place, Uri};
 use rustix::net::sockopt;
 use std::io;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpStream, UnixStream};
@@ -25,6 +26,8 @@ pub(super) struct Dialer {
     tls: Option<Tls>,
     wants: Wants,
     patience: Duration,
+    /// Connections so far, to tell them apart in the log.
+    made: AtomicU64,
 }
 
 impl Dialer {
@@ -40,6 +43,7 @@ impl Dialer {
                 list: false,
             },
             patience,
+            made: AtomicU64::new(0),
         })
     }
 
@@ -91,33 +95,33 @@ impl Dialer {
     }
 
     async fn shake_hands(&self, wants: Wants) -> Result<(Stream, Action)> {
+        let number = self.made.fetch_add(1, Ordering::Relaxed).saturating_add(1);
+        let label = format!("{} connection {number}", self.place);
+        tracing::debug!("{label}: connect");
         let mut socket = self.connect().await?;
         let mut handshake = Handshake::new(wants);
-        let action = talk(&mut socket, &mut handshake, Action::Read).await?;
+        let action = talk(&mut socket, &mut handshake, Action::Read, &label).await?;
         let (Action::StartTls, Some(tls)) = (&action, &self.tls) else {
             return Ok((Stream::Plain(socket), action));
         };
+        tracing::debug!("{label}: TLS handshake");
         let mut stream = tls.wrap(socket).await?;
         let first = handshake.tls_started()?;
-        let action = talk(&mut stream, &mut handshake, first).await?;
+        let action = talk(&mut stream, &mut handshake, first, &label).await?;
         Ok((Stream::Tls(Box::new(stream)), action))
     }
 
     async fn connect(&self) -> Result<Socket> {
         match &self.place {
             Place::Tcp { host, port } => {
-                let stream = TcpStream::connect((host.as_str(), *port))
-                    .await
-                    .map_err(|error| {
-                        unreachable(format!("connect to {host} port {port}"), error)
-                    })?;
+                let stream = TcpStream::connect((host.as_str(), *port)).await;
+                let stream = stream.map_err(|error| unreachable(&self.place, error))?;
                 tune(&stream).map_err(|error| Error::io("set up the socket", error))?;
                 Ok(Socket::Tcp(stream))
             }
             Place::Unix(path) => {
-                let stream = UnixStream::connect(path).await.map_err(|error| {
-                    unreachable(format!("connect to {}", path.display()), error)
-                })?;
+                let stream = UnixStream::connect(path).await;
+                let stream = stream.map_err(|error| unreachable(&self.place, error))?;
                 Ok(Socket::Unix(stream))
             }
         }
@@ -126,12 +130,12 @@ impl Dialer {
 
 /// A server that cannot be reached may be starting, whatever the reason: without its socket file,
 /// without its name in the DNS. Only a lack of permission will not pass.
-fn unreachable(doing: String, error: io::Error) -> Error {
+fn unreachable(place: &Place, error: io::Error) -> Error {
     let kind = match error.kind() {
         io::ErrorKind::PermissionDenied => Kind::Io,
         _ => Kind::Transient,
     };
-    Error::io(doing, error).with_kind(kind)
+    Error::io(format!("connect to {place}"), error).with_kind(kind)
 }
 
 /// Requests are small and must leave at once; a peer that vanished must be noticed. The receive
@@ -143,8 +147,39 @@ fn tune(stream: &TcpStream) -> io::Result<()> {
     Ok(())
 }
 
+/// What was agreed on, for the log.
+fn tell(label: &str, end: &Action) {
+    match end {
+        Action::Ready(agreed) => {
+            let Agreed {
+                export,
+                style,
+                contexts,
+            } = &**agreed;
+            let sizes = export.block_size;
+            tracing::debug!(
+                "{label}: export {:?}: size {}, flags {:#06x}, block sizes {}, {}, {}, {style:?} \
+                 replies, contexts {contexts:?}",
+                export.name,
+                export.size,
+                export.flags.bits(),
+                sizes.minimum,
+                sizes.preferred,
+                sizes.maximum,
+            );
+        }
+        Action::Listed(list, _) => tracing::debug!("{label}: {} exports", list.len()),
+        Action::Read | Action::Write(_) | Action::StartTls => {}
+    }
+}
+
 /// Moves bytes until the handshake wants something else.
-async fn talk<S>(stream: &mut S, handshake: &mut Handshake, first: Action) -> Result<Action>
+async fn talk<S>(
+    stream: &mut S,
+    handshake: &mut Handshake,
+    first: Action,
+    label: &str,
+) -> Result<Action>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send,
 {
@@ -154,6 +189,7 @@ where
         match action {
             Action::Read => {}
             Action::Write(said) => {
+                tracing::debug!("{label}: {}", handshake.doing());
                 let sent = async {
                     stream.write_all(&said).await?;
                     stream.flush().await
@@ -161,7 +197,10 @@ where
                 sent.await
                     .map_err(|error| Error::io("talk to the NBD server", error))?;
             }
-            end => return Ok(end),
+            end => {
+                tell(label, &end);
+                return Ok(end);
+            }
         }
         bytes.resize(handshake.need(), 0);
         stream.read_exact(&mut bytes).await.map_err(|error| {

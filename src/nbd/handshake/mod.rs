@@ -167,6 +167,12 @@ impl Handshake {
         }
     }
 
+    /// What was said last, for the log.
+    #[must_use]
+    pub fn doing(&self) -> &'static str {
+        replies::name_of(self.sent)
+    }
+
     /// Takes the bytes that were [needed](Self::need).
     ///
     /// # Errors
