@@ -4,7 +4,7 @@
 //!  options.rs     what a user can ask for                   no I/O
 //!  decide.rs      begin, continue, or nothing left to do    pure
 //!  place.rs       which disk a target is, and where its journal lives
-//!  open.rs        addresses to open endpoints
+//!  open/          addresses to open endpoints
 //!  web.rs         images on web servers
 //!  recognize.rs   is this the disk that was copied before?
 //!  alike.rs       is it the disk that this pass began with?

@@ -3,10 +3,11 @@
 //!
 //! A file is known by its inode, a device by its number, whatever their names are. A loop device is
 //! its file as well, or a part of it; a partition, and what device-mapper or md lay out, are parts of
-//! disks. What another machine serves is not known.
+//! disks. An export is known by its address only: what a server has under it is its own affair.
 
 use crate::address::Address;
 use crate::error::{Error, Kind, Result};
+use crate::nbd::uri::Uri;
 use crate::sys::sysfs::Device;
 use rustix::fs::{FileType, Stat, fstat, stat};
 use std::path::{Path, PathBuf};
@@ -34,10 +35,31 @@ struct Footing {
 /// # Errors
 /// [`Kind::Refused`] if what is written to `target` is read from `source`.
 pub fn check_apart(source: &Address, files: &[PathBuf], target: &Address) -> Result<()> {
+    match is_same_export(source, target) || is_shared(source, files, target) {
+        false => Ok(()),
+        true => {
+            let what = format!(
+                "{source} and {target} are the same disk, or one is made of the other: what is \
+                 written would be read"
+            );
+            Err(Error::new(Kind::Refused, what))
+        }
+    }
+}
+
+fn is_same_export(source: &Address, target: &Address) -> bool {
+    let (Address::Nbd(source), Address::Nbd(target)) = (source, target) else {
+        return false;
+    };
+    let [source, target] = [source, target].map(|uri| uri.parse::<Uri>());
+    source.is_ok_and(|source| target.is_ok_and(|target| source.to_string() == target.to_string()))
+}
+
+fn is_shared(source: &Address, files: &[PathBuf], target: &Address) -> bool {
     let to = match target {
         Address::Path(path) => Footing::of_path(path),
         Address::Stdio => Footing::of(fstat(rustix::stdio::stdout()).ok()),
-        _ => return Ok(()),
+        _ => return false,
     };
     let from = match source {
         Address::Path(path) => Footing::of_path(path),
@@ -48,16 +70,7 @@ pub fn check_apart(source: &Address, files: &[PathBuf], target: &Address) -> Res
         .iter()
         .map(|path| Footing::of_path(path))
         .chain([from]);
-    match from.any(|from| shared(&from, &to)) {
-        false => Ok(()),
-        true => {
-            let what = format!(
-                "{source} and {target} are the same disk, or one is made of the other: what is \
-                 written would be read"
-            );
-            Err(Error::new(Kind::Refused, what))
-        }
-    }
+    from.any(|from| shared(&from, &to))
 }
 
 /// Whether one of two disks is the other, or a part of it. Two parts of a third are not.
@@ -174,6 +187,10 @@ mod tests {
         }
         check(&other).unwrap();
         check(&dir.path().join("new")).unwrap();
+        let export = |name: &str| Address::Nbd(format!("nbd://localhost/{name}"));
+        let same = check_apart(&export("a"), &[], &export("a"));
+        assert_eq!(same.unwrap_err().kind(), Kind::Refused);
+        check_apart(&export("a"), &[], &export("b")).unwrap();
         let zero = Address::Path("/dev/zero".into());
         check_apart(&zero, &[], &zero).unwrap();
     }
