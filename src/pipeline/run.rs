@@ -195,10 +195,7 @@ impl<'a> Run<'a> {
             let wake = self.barriers.next().filter(|_| self.waits_for_barrier());
             tokio::select! {
                 biased;
-                () = stop.requested() => {
-                    return Err(Error::new(Kind::Interrupted, "stopped by a signal")
-                        .hint("run the same command again to continue"));
-                }
+                () = stop.requested() => return Err(self.interrupted()),
                 Some(stage) = self.in_flight.next() => self.advance(stage?)?,
                 flushed = running(&mut self.barrier) => {
                     self.barrier = None;
@@ -212,6 +209,14 @@ impl<'a> Run<'a> {
                 () = until(wake) => {}
             }
         }
+    }
+
+    fn interrupted(&self) -> Error {
+        let error = Error::new(Kind::Interrupted, "stopped by a signal");
+        error.hint(match self.ledger {
+            Some(_) => "run the same command again to continue",
+            None => "nothing records what is done: the same command begins anew",
+        })
     }
 
     /// A barrier will be due some time, and none is running.
