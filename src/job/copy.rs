@@ -75,9 +75,7 @@ impl Job<'_> {
         if self.start == Start::Finished {
             return self.finished().await;
         }
-        let mut ledger = self
-            .record_begin()?
-            .map(|manifest| JobLedger::new(manifest, self.journal.clone(), self.claims_blocks()));
+        let mut ledger = self.record_begin()?.map(|manifest| self.ledger(manifest));
         // Where zeroes are left out, what a probe leaves behind would stay.
         if self.start == Start::Fresh && !self.reads_zero() {
             self.probe().await?;
@@ -118,6 +116,16 @@ impl Job<'_> {
         }
         drop(ticker);
         Ok(self.done(proven, distrusted))
+    }
+
+    fn ledger(&self, manifest: Manifest) -> JobLedger {
+        let reporter = self.context.reporter.clone();
+        JobLedger::new(
+            manifest,
+            self.journal.clone(),
+            reporter,
+            self.claims_blocks(),
+        )
     }
 
     /// Reads back what is to be; whether all of the target is proven then.

@@ -6,8 +6,10 @@ use crate::extent::{ByteRange, RangeSet};
 use crate::journal::{Journal, Manifest, Mark, Record};
 use crate::pipeline::{Commit, Ledger};
 use crate::plan::Done;
+use crate::report::{Event, Reporter};
 use std::mem;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
 
 /// A checkpoint comes early when so many manifest pages of 4 KiB wait for it: a scattered delta
 /// touches a page for each change.
@@ -25,10 +27,11 @@ pub(super) fn append(journal: &SharedJournal, record: &Record) -> Result<()> {
 }
 
 /// A manifest, and the journal it belongs to if there is one.
-#[derive(Debug)]
 pub(super) struct JobLedger {
     pub(super) manifest: Manifest,
     pub(super) journal: Option<SharedJournal>,
+    /// Told what is durable and recorded.
+    reporter: Arc<dyn Reporter>,
     /// What is written was claimed before, and is known again after the next barrier.
     pub(super) claimed: bool,
     /// Written since the last barrier; kept only of what was claimed.
@@ -36,10 +39,16 @@ pub(super) struct JobLedger {
 }
 
 impl JobLedger {
-    pub(super) fn new(manifest: Manifest, journal: Option<SharedJournal>, claimed: bool) -> Self {
+    pub(super) fn new(
+        manifest: Manifest,
+        journal: Option<SharedJournal>,
+        reporter: Arc<dyn Reporter>,
+        claimed: bool,
+    ) -> Self {
         Self {
             manifest,
             journal,
+            reporter,
             claimed,
             written: RangeSet::default(),
         }
@@ -75,18 +84,23 @@ impl Ledger for JobLedger {
     fn checkpoint(&mut self, done: Done) -> Commit {
         let digests = self.manifest.checkpoint();
         let (marks, written) = (self.manifest.marks(), mem::take(&mut self.written));
-        let journal = self.journal.clone();
+        let (journal, reporter) = (self.journal.clone(), self.reporter.clone());
+        let began = Instant::now();
         Box::new(move || {
+            // Between the two, the target was flushed.
+            let flush = began.elapsed().as_secs_f64();
             digests.write()?;
             // Only now: a mark says that the digest in the file is right. It need not be durable
             // before the record; a mark that is lost makes a block less known than it is.
             for range in written.iter() {
                 marks.put(range, Mark::Known)?;
             }
-            match journal {
-                Some(journal) => append(&journal, &Record::Barrier { done }),
-                None => Ok(()),
+            if let Some(journal) = journal {
+                let position = done.below;
+                append(&journal, &Record::Barrier { done })?;
+                reporter.event(&Event::Barrier { position, flush });
             }
+            Ok(())
         })
     }
 }

@@ -179,8 +179,9 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("certificate.json");
         fs::write(&path, "old").unwrap();
-        certificate().write(&path).unwrap();
-        assert_eq!(Certificate::read(&path).unwrap(), certificate());
+        let certificate = certificate();
+        certificate.write(&path).unwrap();
+        assert_eq!(Certificate::read(&path).unwrap(), certificate);
         assert_eq!(
             fs::read_dir(dir.path()).unwrap().count(),
             1,

@@ -5,13 +5,14 @@ use super::bench::{Bench, block_on, delta, digest};
 use crate::buffer::Buffer;
 use crate::digest::BLOCK;
 use crate::endpoint::{Identity, Limits};
-use crate::error::Result;
+use crate::error::{Kind, Result};
 use crate::extent::ByteRange;
 use crate::job::options::Pass;
-use crate::journal::{Mark, Marks};
+use crate::journal::{Journal, Mark, Marks};
 use crate::pipeline::Stop;
+use crate::report::Event;
 use crate::target::{Target, Zeroing};
-use crate::testkit::{MemTarget, MemTracker};
+use crate::testkit::{Fault, Faults, MemTarget, MemTracker, Op};
 use async_trait::async_trait;
 use bytes::Bytes;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -105,4 +106,35 @@ fn no_block_is_written_before_it_is_marked_nor_called_known_before_it_is_flushed
         let marks = target.marks.of(ByteRange::new(0, 32 * BLOCK)).unwrap();
         assert!(marks.iter().all(|mark| *mark == Mark::Known), "{marks:?}");
     }
+}
+
+/// How far each barrier of a pass that was told of reached, and what the journal says of the last.
+fn barriers(bench: &Bench) -> (Vec<u64>, u64) {
+    let told = bench.heard.events().into_iter();
+    let positions = told.filter_map(|event| match event {
+        Event::Barrier { position, .. } => Some(position),
+        _ => None,
+    });
+    let journal = Journal::open(&bench.journal()).unwrap();
+    let last = journal.history().last.as_ref().unwrap();
+    (positions.collect(), last.done.below)
+}
+
+#[test]
+fn a_barrier_is_told_of_when_it_is_recorded_and_not_when_the_flush_failed() {
+    let bench = Bench::new(8);
+    bench.fill(2, 7);
+    bench.pass(Pass::default(), None);
+    let (told, recorded) = barriers(&bench);
+    assert_eq!(told.last(), Some(&recorded));
+    assert_eq!(recorded, 8 * BLOCK);
+
+    let bench = Bench::new(8);
+    bench.fill(2, 7);
+    let faults = Faults::default();
+    faults.during(Op::Flush, 1..=9, Fault::Error(Kind::Io));
+    let options = bench.options(Pass::default());
+    let failed = block_on(bench.run(&options, None, &faults, Stop::never()));
+    assert_eq!(failed.unwrap_err().kind(), Kind::Io);
+    assert_eq!(barriers(&bench), (vec![], 0));
 }
