@@ -143,10 +143,11 @@ impl Source for Throttled<Arc<dyn Source>> {
 
 #[cfg(test)]
 mod tests {
-    use super::Throttle;
+    use super::{Throttle, Throttled};
     use crate::buffer::Buffer;
     use crate::pipeline::RateLimit;
-    use crate::testkit::{MemSource, MemStream};
+    use crate::source::Source;
+    use crate::testkit::{MemSource, MemStream, check_source};
     use futures_util::FutureExt;
     use std::sync::Arc;
     use std::time::Duration;
@@ -167,6 +168,14 @@ mod tests {
         source.read(0, buffer()).await.unwrap();
         source.read(2048, buffer()).await.unwrap();
         assert_eq!(limit.passed(), 3000 + 2048);
+    }
+
+    #[tokio::test]
+    async fn a_disk_that_is_throttled_is_a_source_like_any_other() {
+        let bytes: Vec<u8> = (0..4 << 20).map(|at: u32| at.to_le_bytes()[1]).collect();
+        let disk: Arc<dyn Source> = Arc::new(MemSource::holding(&bytes));
+        let throttled = Throttled::new(disk, &throttle(None).0);
+        assert_eq!(check_source(&throttled, &bytes).await, Ok(()));
     }
 
     #[tokio::test]
