@@ -5,6 +5,7 @@ use super::options::{Ends, Options};
 use super::progress::Shown;
 use super::settle::{Settled, settle};
 use super::text;
+use crate::address::Address;
 use crate::buffer::Budget;
 use crate::cli::output;
 use crate::error::{Error, Kind, Result};
@@ -40,7 +41,7 @@ pub(super) async fn copy(options: &Options, ends: &Ends) -> Result<()> {
     let cores = u32::try_from(cores).unwrap_or(1);
     let (from, source) = ends::source(options, ends, cores).await?;
     let (to, target) = ends::target(options, ends, cores).await?;
-    check_apart(&ends.source, &[], &ends.target)?;
+    check_ends(ends)?;
     let settled = settle(options, source.side, target.side, cores);
     // A regular file is made as long as the source; nothing else can be.
     let fixed = target.size.filter(|_| !matches!(to, ends::To::File(..)));
@@ -93,6 +94,14 @@ pub(super) async fn copy(options: &Options, ends: &Ends) -> Result<()> {
         shown.finish();
     }
     Ok(())
+}
+
+/// An export onto itself is right for the original: the server decides what becomes of it.
+fn check_ends(ends: &Ends) -> Result<()> {
+    match (&ends.source, &ends.target) {
+        (Address::Nbd(_), Address::Nbd(_)) => Ok(()),
+        (source, target) => check_apart(source, &[], target),
+    }
 }
 
 /// nbdcopy tells of nothing but progress and failure.
