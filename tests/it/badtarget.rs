@@ -60,16 +60,8 @@ fn an_export_that_is_read_only() {
 #[test]
 fn an_export_whose_flush_fails() {
     let (room, source) = room();
-    let size = format!("get_size=echo {SIZE}");
     // What is written is gone: a journal that believed it would leave holes in the next copy.
-    let mut target = Nbdkit::new([
-        "eval",
-        &size,
-        "can_write=exit 0",
-        "can_flush=exit 0",
-        "pwrite=cat >/dev/null",
-        "flush=echo EIO the cache is gone >&2; exit 1",
-    ]);
+    let mut target = Nbdkit::that_loses(SIZE);
     let uri = target.uri();
     onto(&room, &source, &target).fails(FAILED, &["flush", &uri, "input/output error"]);
     target.crash();

@@ -142,15 +142,7 @@ fn a_single_write_that_runs_out_of_space_fails_the_copy() {
 fn a_flush_that_fails_is_never_success() {
     let (room, disk, _) = room();
     let source = Nbdkit::new(["-r", "file", &disk]);
-    let size = format!("get_size=echo {SIZE}");
-    let target = Nbdkit::new([
-        "eval",
-        &size,
-        "can_write=exit 0",
-        "can_flush=exit 0",
-        "pwrite=cat >/dev/null",
-        "flush=echo EIO the cache is gone >&2; exit 1",
-    ]);
+    let target = Nbdkit::that_loses(SIZE);
     let (from, to) = (source.uri(), target.uri());
     let outcome = room
         .diskferry(words(&from, &to, &["--retry", "1"]))

@@ -50,6 +50,19 @@ impl Room {
         command
     }
 
+    /// Runs the program with nobody to read its standard output; its exit code, and what it says on
+    /// standard error.
+    pub(crate) fn unread<A: AsRef<OsStr>>(
+        &self,
+        args: impl IntoIterator<Item = A>,
+    ) -> (Option<i32>, String) {
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let done = self.command(args).stdout(writer).output().unwrap();
+        let said = String::from_utf8_lossy(&done.stderr).into_owned();
+        (done.status.code(), said)
+    }
+
     /// Starts the program.
     pub(crate) fn start<A: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = A>) -> Running {
         Running::start(self.command(args))

@@ -137,6 +137,20 @@ impl Nbdkit {
         server
     }
 
+    /// Takes what is written to a disk of `size` bytes, keeps none of it, and fails every flush.
+    #[track_caller]
+    pub(crate) fn that_loses(size: u64) -> Self {
+        let size = format!("get_size=echo {size}");
+        Self::new([
+            "eval",
+            &size,
+            "can_write=exit 0",
+            "can_flush=exit 0",
+            "pwrite=cat >/dev/null",
+            "flush=echo EIO the cache is gone >&2; exit 1",
+        ])
+    }
+
     /// Starts it at the same socket, after a [crash](Self::crash).
     #[track_caller]
     pub(crate) fn restart<A: AsRef<OsStr>>(&mut self, args: impl IntoIterator<Item = A>) {
