@@ -34,7 +34,8 @@ pub(crate) const NAMESPACE: &str = "/dev/nvme0n1";
 /// This machine's loopback, seen from the guest.
 pub(crate) const GATEWAY: &str = "10.0.2.2";
 
-/// Makes the namespace and connects to it, then does what it is told, line by line.
+/// Makes the namespace and connects to it, then does what it is told, line by line. Without an echo
+/// of it: nobody reads that, and a guest whose echo finds no room hears nothing more.
 const CONNECT: &str = "
 ip addr add 127.0.0.1/8 dev lo; ip link set lo up
 ip addr add 10.0.2.15/24 dev eth0; ip link set eth0 up
@@ -49,7 +50,7 @@ ln -s $s $p/subsystems/diskferry
 n=transport=tcp,traddr=127.0.0.1,trsvcid=4420,nqn=diskferry,nr_io_queues=2
 echo $n >/dev/nvme-fabrics
 while [ ! -b /dev/nvme0n1 ]; do sleep 0.1; done
-exec 3</dev/ttyS2
+exec 3</dev/ttyS2; stty -echo <&3
 echo READY $(cat /sys/class/nvme/nvme0/transport)
 while read -r line <&3; do
     eval \"$line\"
