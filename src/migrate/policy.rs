@@ -35,7 +35,7 @@ pub struct Facts<'a> {
     pub measured: bool,
     /// What is expected.
     pub forecast: &'a Forecast,
-    /// Passes that began before the interval was over, one after the other.
+    /// [Hurried](Facts::is_hurried) passes, one after the other.
     pub rounds: u32,
     /// What the last pass waited for: `source`, `target`, `cpu` or `limit`.
     pub waited_for: &'a str,
@@ -110,6 +110,14 @@ enum Converge {
 }
 
 impl Facts<'_> {
+    /// Whether a pass that begins now is one of a row of [`ROUNDS`] at most: it begins before the
+    /// interval is over, or somebody waits for the cutover. A pass may take longer than the interval.
+    #[must_use]
+    pub fn is_hurried(&self) -> bool {
+        let early = !self.first && self.since < self.interval;
+        early || self.asked || self.time_has_come()
+    }
+
     fn time_has_come(&self) -> bool {
         matches!(self.cutover, Cutover::At(moment) if !self.called_off && moment <= self.now)
     }
@@ -212,7 +220,7 @@ mod tests {
     use super::super::forecast::{Proofs, forecast};
     use super::super::phase::Prove;
     use super::super::record::{Expected, PassRecord};
-    use super::{Cutover, Decision, Duration, Facts, Next, decide};
+    use super::{Cutover, Decision, Duration, Facts, Next, ROUNDS, decide};
 
     const HOUR: Duration = Duration::from_secs(3600);
 
@@ -263,6 +271,7 @@ mod tests {
                 waited_for: "target",
             };
             let Decision { next, advice } = decide(&facts);
+            let hurried = facts.is_hurried();
             told = advice.unwrap_or(told);
             match next {
                 Next::Arm => return (begun, Some(now), told),
@@ -285,7 +294,7 @@ mod tests {
                         bytes: next.bytes,
                         copying: next.millis,
                     });
-                    rounds = if since < HOUR { rounds + 1 } else { 0 };
+                    rounds = if hurried { rounds + 1 } else { 0 };
                     begun.push(now);
                     frozen = now;
                     now += pass.cycle;
@@ -323,6 +332,41 @@ mod tests {
             armed.unwrap() < asked + 600_000,
             "but it does not take for ever"
         );
+    }
+
+    /// Passes that take longer than the interval are never early.
+    #[test]
+    fn whoever_asks_for_a_cutover_gets_it_after_a_row_of_passes_whatever_they_promise() {
+        let steady = vm(10, 100);
+        let passes = [steady.full(), steady.delta(600_000)];
+        let proofs = Proofs {
+            when: Prove::None,
+            unproven: 0,
+            size: steady.size,
+            speed: None,
+        };
+        let forecast = forecast(&passes, &moment(3_000_000), &proofs);
+        let facts = |rounds| Facts {
+            interval: Duration::from_secs(60),
+            cutover: Cutover::Manual,
+            asked: true,
+            called_off: false,
+            first: false,
+            since: Duration::from_secs(3000),
+            now: 0,
+            measured: true,
+            forecast: &forecast,
+            rounds,
+            waited_for: "target",
+        };
+        assert_eq!(decide(&facts(0)).next, Next::Due);
+        assert!(facts(0).is_hurried());
+        assert_eq!(decide(&facts(ROUNDS)).next, Next::Arm);
+        let nobody = Facts {
+            asked: false,
+            ..facts(0)
+        };
+        assert!(!nobody.is_hurried());
     }
 
     #[test]

@@ -38,7 +38,7 @@ pub(crate) struct Scene {
     guest: Mutex<Option<Arc<dyn Guest>>>,
     /// The point that stands, as the guest told it.
     points: Mutex<Vec<Point>>,
-    /// Passes that began early, one after the other.
+    /// Hurried passes, one after the other.
     rounds: AtomicU32,
 }
 
@@ -62,9 +62,9 @@ impl Scene {
         self.rounds.load(Ordering::Relaxed)
     }
 
-    /// A pass begins, before its time or not.
-    pub(super) fn count_round(&self, early: bool) {
-        let rounds = if early {
+    /// A pass begins, hurried or not.
+    pub(super) fn count_round(&self, hurried: bool) {
+        let rounds = if hurried {
             self.rounds().saturating_add(1)
         } else {
             0

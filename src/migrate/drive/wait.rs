@@ -34,7 +34,7 @@ pub(super) async fn wait(scene: &Scene, mut halt: Stop) -> Result<Event> {
         look_at_changes(scene, halt.clone()).await;
         let outlook = outlook(scene);
         scene.board.change(|live| live.forecast = outlook.clone());
-        let Decision { next, advice } = ask(scene, &outlook);
+        let (Decision { next, advice }, hurried) = ask(scene, &outlook);
         if told.as_ref() != Some(&advice) {
             scene.tell(&forecast_event(&outlook, advice.clone()));
             told = Some(advice.clone());
@@ -42,7 +42,7 @@ pub(super) async fn wait(scene: &Scene, mut halt: Stop) -> Result<Event> {
         scene.board.change(|live| live.advice = advice);
         let time = match next {
             Next::Due => {
-                scene.count_round(early(scene));
+                scene.count_round(hurried);
                 return Ok(Event::Due);
             }
             Next::Arm => return Ok(Event::Arm),
@@ -66,9 +66,10 @@ pub(super) async fn wait(scene: &Scene, mut halt: Stop) -> Result<Event> {
     }
 }
 
-fn ask(scene: &Scene, outlook: &Forecast) -> Decision {
+/// What should happen now, and whether a pass would be a hurried one.
+fn ask(scene: &Scene, outlook: &Forecast) -> (Decision, bool) {
     scene.book.look(|record| {
-        decide(&Facts {
+        let facts = Facts {
             interval: scene.plan.precopy_interval,
             cutover: scene.plan.cutover,
             asked: record.state.cutover,
@@ -80,15 +81,8 @@ fn ask(scene: &Scene, outlook: &Forecast) -> Decision {
             forecast: outlook,
             rounds: scene.rounds(),
             waited_for: &record.pass.waited_for,
-        })
-    })
-}
-
-/// Whether a pass that begins now begins before the interval is over.
-fn early(scene: &Scene) -> bool {
-    scene.book.look(|record| {
-        let frozen = record.frozen_at(record.state.durable);
-        frozen.is_some() && since(scene, frozen) < scene.plan.precopy_interval
+        };
+        (decide(&facts), facts.is_hurried())
     })
 }
 

@@ -106,7 +106,11 @@ fn a_guest_is_drained_while_it_writes_onto_an_iscsi_lun_and_an_nvme_tcp_namespac
     migrate(&mut host, &plan, 3);
     vm.wait_for_entry(entry + 20);
     host.run(&format!("diskferry cutover {plan}"));
-    host.tell("wait $(cat /tmp/pid); code=$?; cat /tmp/out; (exit $code)");
+    // If that takes too long, it says where it is.
+    host.tell(
+        "(sleep 100; tail -n 20 /tmp/out) & \
+         wait $(cat /tmp/pid); code=$?; kill $!; cat /tmp/out; (exit $code)",
+    );
     let told = host.hear();
     assert_eq!(told.code, 0, "{}", told.lines.join("\n"));
     let migrated = told.event("migrated");

@@ -22,7 +22,8 @@ use std::collections::BTreeSet;
 use std::env;
 use std::fs;
 use std::hash::{DefaultHasher, Hasher};
-use std::path::PathBuf;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 use tokio::runtime::Builder;
@@ -178,12 +179,21 @@ fn packed(room: &Room, tool: &[&str], name: &str) -> Vec<u8> {
     made.unwrap().stdout
 }
 
-/// What was being done when the process ended.
-struct Notes(PathBuf);
+/// What was being done when the process ended. Written over what was there: a file that is cut to
+/// nothing and written anew goes to the disk each time it is closed.
+struct Notes(fs::File);
 
 impl Notes {
     fn put(&self, text: &str) {
-        fs::write(&self.0, text).unwrap();
+        self.0
+            .write_all_at(format!("{text:80}").as_bytes(), 0)
+            .unwrap();
+    }
+
+    /// The last of what was put down.
+    fn last(path: &Path) -> String {
+        let notes = fs::read_to_string(path).unwrap_or_default();
+        notes.trim_end().to_owned()
     }
 }
 
@@ -256,7 +266,8 @@ const NAME: &str = "formats::hostile::a_cut_or_damaged_image_ends_in_time_and_in
 fn a_cut_or_damaged_image_ends_in_time_and_in_little_memory() {
     if let Some(notes) = env::var_os("WITHIN_BOUNDS") {
         let runtime = Builder::new_current_thread().build().unwrap();
-        return runtime.block_on(within_bounds(&Notes(notes.into())));
+        let notes = Notes(fs::File::create(notes).unwrap());
+        return runtime.block_on(within_bounds(&notes));
     }
     let room = Room::new();
     let child = Command::new(env::current_exe().unwrap())
@@ -266,7 +277,7 @@ fn a_cut_or_damaged_image_ends_in_time_and_in_little_memory() {
         .output()
         .unwrap();
     let told = String::from_utf8_lossy(&child.stderr);
-    let last = fs::read_to_string(room.path("notes")).unwrap_or_default();
+    let last = Notes::last(&room.path("notes"));
     assert_eq!(
         (child.status.success(), last.as_str()),
         (true, "all done"),
