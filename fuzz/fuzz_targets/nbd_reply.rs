@@ -16,12 +16,13 @@ use libfuzzer_sys::fuzz_target;
 const CONTEXT: u32 = 5;
 
 fn work(kind: usize) -> Work {
-    match kind % 7 {
+    match kind % 8 {
         0 => Work::Read {
             offset: 4096,
             buffer: zeroes(600),
             window: 0..600,
             whole: true,
+            part: None,
         },
         1 => Work::Status {
             range: ByteRange::new(0, 1 << 20),
@@ -43,9 +44,17 @@ fn work(kind: usize) -> Work {
             buffer: zeroes(96),
             window: 32..64,
             whole: false,
+            part: None,
         },
-        _ => Work::Trim {
+        6 => Work::Trim {
             range: ByteRange::new(512, 1024),
+        },
+        _ => Work::Read {
+            offset: 8192,
+            buffer: zeroes(96),
+            window: 16..96,
+            whole: false,
+            part: Some(32),
         },
     }
 }
@@ -61,8 +70,8 @@ fn zeroes(length: usize) -> Buffer {
 fn outcome<'a>(choice: u8, pieces: impl Iterator<Item = &'a [u8]>) -> Vec<String> {
     let style = [Style::Simple, Style::Structured, Style::Extended][usize::from(choice % 3)];
     let mut connection = Transmission::new(style, vec![CONTEXT]);
-    for number in 0..7 {
-        connection.issue(work(number + usize::from(choice / 3)), number, 0);
+    for number in 0..8 {
+        connection.issue(work(number + usize::from(choice / 3)), number, 0, |_, _| ());
     }
     let mut seen = Vec::new();
     for piece in pieces {

@@ -39,6 +39,8 @@ pub(super) fn client_options(
             .unwrap_or_else(|| suitable_connections(address))
             .min(tuning.connections_at_most.unwrap_or(usize::MAX)),
         force_multi_conn: tuning.force_connections,
+        // Who says how long a request is means it.
+        cut_reads: tuning.request_size.is_none(),
         retry: Retry {
             deadline: tuning.retry,
             ..Retry::default()

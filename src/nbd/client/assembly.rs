@@ -54,7 +54,13 @@ impl Coverage {
         }
     }
 
-    /// Notes a chunk and tells where its bytes go, counted from the start of the read.
+    /// What was asked for.
+    #[must_use]
+    pub(super) fn asked(&self) -> ByteRange {
+        self.asked
+    }
+
+    /// Notes a chunk and tells where its bytes go, counted from the start of what was asked for.
     ///
     /// # Errors
     /// Some of its bytes were not asked for, or have come before.

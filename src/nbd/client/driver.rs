@@ -133,8 +133,8 @@ impl Driver {
             match self.commands.poll_recv(cx) {
                 Poll::Ready(Some(Command::Work(work, reply))) => {
                     let now = self.clock.now;
-                    let (header, payload) = self.transmission.issue(work, reply, now);
-                    self.outbox.push(header, payload);
+                    let send = |header, payload| self.outbox.push(header, payload);
+                    self.transmission.issue(work, reply, now, send);
                 }
                 Poll::Ready(Some(Command::Close(done))) => {
                     self.farewell.push(done);

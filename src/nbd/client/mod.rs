@@ -13,6 +13,7 @@
 //!  request.rs       requests to bytes                                     pure
 //!  reply.rs         bytes to reply headers                                pure
 //!  assembly.rs      what has come of one reply                            pure
+//!  pending.rs       a request that waits for its replies                  pure
 //!  transmission.rs  bytes in, answers out: all state of a connection      pure
 //!  barrier.rs       what a flush can still vouch for                      pure
 //!  stream.rs        the socket                  dial.rs   connect and shake hands
@@ -30,6 +31,7 @@ mod dial;
 mod driver;
 mod endpoint;
 mod options;
+mod pending;
 mod perform;
 mod plan;
 mod pool;
@@ -56,6 +58,7 @@ use endpoint::Resolved;
 use pool::Pool;
 use std::ops::Range;
 use std::sync::Arc;
+use std::time::Instant;
 
 /// The context that tells holes and zeroes from data.
 pub const BASE_ALLOCATION: &str = "base:allocation";
@@ -69,6 +72,7 @@ pub struct Client {
     /// The same, to tell disks apart.
     id: Arc<str>,
     read_only: bool,
+    cut_reads: bool,
     /// One at a time changes part of a block.
     patching: Arc<tokio::sync::Mutex<()>>,
 }
@@ -95,6 +99,7 @@ impl Client {
         Ok(Self {
             pool: Arc::new(pool),
             read_only: options.read_only,
+            cut_reads: options.cut_reads,
             name: name.into(),
             id: id.into(),
             patching: Arc::default(),
@@ -171,18 +176,22 @@ impl Client {
     async fn read_blocks(&self, offset: u64, mut buffer: Buffer) -> Result<Buffer> {
         let export = self.export();
         let max = export.block_size.maximum.into();
+        let part = plan::part(export.block_size, self.pool.quickest()).filter(|_| self.cut_reads);
         for piece in plan::pieces(ByteRange::at(offset, length(buffer.len())), max) {
             let window = window(piece, offset)?;
+            let began = Instant::now();
             let work = Work::Read {
                 offset: piece.start,
                 buffer,
                 window,
                 whole: export.flags.can_df() && piece.len() <= plan::MAX_WHOLE,
+                part,
             };
             buffer = match perform::perform(&self.pool, work).await? {
                 Answer::Read(buffer) => buffer,
                 _ => return Err(Error::new(Kind::Corrupt, "a read gave no data")),
             };
+            self.pool.answered_in(began.elapsed());
         }
         Ok(buffer)
     }

@@ -19,6 +19,8 @@ pub struct Options {
     pub extents: bool,
     /// Refuse to change the export, whatever the server allows.
     pub read_only: bool,
+    /// Ask a server that is near for a long read in several parts.
+    pub cut_reads: bool,
     /// How long to wait.
     pub timeouts: Timeouts,
     /// Whether and how long to try again.
@@ -35,6 +37,7 @@ impl Default for Options {
             contexts: Vec::new(),
             extents: true,
             read_only: false,
+            cut_reads: false,
             timeouts: Timeouts::default(),
             retry: Retry::default(),
             retried: Arc::default(),

@@ -3,7 +3,9 @@
 use crate::endpoint::Limits;
 use crate::extent::ByteRange;
 use crate::nbd::client::assembly::Status;
+use crate::nbd::client::pending::MAX_PARTS;
 use crate::nbd::export::BlockSize;
+use std::time::Duration;
 
 /// The longest request without a payload: a server may do all of it before it answers.
 pub(super) const MAX_BARE: u64 = 1 << 30;
@@ -20,6 +22,15 @@ pub(super) const MAX_WHOLE: u64 = 64 << 10;
 
 /// Requests that a server works on at once for each connection: 16 for qemu and nbdkit.
 const PER_CONNECTION: usize = 16;
+
+/// Bytes of the parts of a long read. A server has a buffer for each request that it works on; up to
+/// this length `nbdkit`'s mostly lie where a processor copies fast, and a reply fits into a unix
+/// socket, so that the server need not wait (`docs/decisions/0005-in-flight.md`).
+const PART: u64 = 128 << 10;
+
+/// A server that has answered a read in this time is near: what it takes for each request does not
+/// count. One that is far likes long requests.
+const NEAR: Duration = Duration::from_millis(1);
 
 /// What requests should look like, for a server that told its block sizes.
 pub(super) fn limits(block: BlockSize, connections: usize) -> Limits {
@@ -46,6 +57,22 @@ pub(super) fn pieces(range: ByteRange, max: u64) -> impl Iterator<Item = ByteRan
         rest = after;
         (!piece.is_empty()).then_some(piece)
     })
+}
+
+/// Bytes of the parts in which a server is asked for a long read that has answered one in `quickest`
+/// time; `None` if it likes long requests.
+pub(super) fn part(block: BlockSize, quickest: Duration) -> Option<u64> {
+    (quickest <= NEAR).then(|| PART.max(block.preferred.into()))
+}
+
+/// What a request for `range` is asked for in: parts of `part` bytes, or one if there is none or
+/// there would be too many.
+pub(super) fn parts(range: ByteRange, part: Option<u64>) -> impl Iterator<Item = ByteRange> {
+    let few = |part: &u64| *part > 0 && range.len().div_ceil(*part) <= MAX_PARTS;
+    let max = part.filter(few).unwrap_or(u64::MAX);
+    // Also what is empty is asked for.
+    let (first, rest) = range.split(max);
+    std::iter::once(first).chain(pieces(rest, max))
 }
 
 /// The whole blocks of `range`, and what lies before and after them. A last block that is cut by
@@ -87,9 +114,11 @@ pub(super) fn clip(found: Status, range: ByteRange) -> Status {
 
 #[cfg(test)]
 mod tests {
-    use super::{around_blocks, clip, pieces, status_window};
+    use super::{around_blocks, clip, part, parts, pieces, status_window};
     use crate::extent::ByteRange;
+    use crate::nbd::export::BlockSize;
     use proptest::prelude::{prop_assert, prop_assert_eq, proptest};
+    use std::time::Duration;
 
     #[test]
     fn the_last_block_may_be_cut_by_the_end_of_the_export() {
@@ -115,6 +144,31 @@ mod tests {
             clip(found, range),
             [(ByteRange::new(700, 750), 1), (ByteRange::new(750, 800), 2)]
         );
+    }
+
+    #[test]
+    fn a_near_server_is_asked_for_short_parts_and_for_none_shorter_than_it_prefers() {
+        let block = |preferred| BlockSize {
+            minimum: 1,
+            preferred,
+            maximum: 32 << 20,
+        };
+        let micros = Duration::from_micros;
+        // Nothing is known before the first answer; the first requests find out.
+        assert_eq!(part(block(4096), Duration::ZERO), Some(128 << 10));
+        assert_eq!(part(block(4096), micros(300)), Some(128 << 10));
+        assert_eq!(part(block(256 << 10), micros(300)), Some(256 << 10));
+        assert_eq!(part(block(4096), micros(2100)), None);
+    }
+
+    #[test]
+    fn a_read_is_in_one_part_if_it_is_short_empty_or_endless() {
+        let count = |length, part| parts(ByteRange::at(512, length), part).count();
+        assert_eq!(count(512 << 10, Some(128 << 10)), 4);
+        assert_eq!(count(513, Some(128 << 10)), 1);
+        assert_eq!(count(0, Some(128 << 10)), 1);
+        assert_eq!(count(1 << 30, Some(128 << 10)), 1);
+        assert_eq!(count(512 << 10, None), 1);
     }
 
     proptest! {

@@ -30,6 +30,8 @@ pub(super) struct Pool {
     patience: Duration,
     retry: Retry,
     retries: Arc<AtomicU64>,
+    /// Microseconds in which the server answered a read, the least of all.
+    quickest: AtomicU64,
     child: Option<Child>,
 }
 
@@ -88,6 +90,7 @@ impl Pool {
             patience,
             retry: options.retry,
             retries: options.retried.clone(),
+            quickest: AtomicU64::new(0),
             child,
         })
     }
@@ -115,6 +118,20 @@ impl Pool {
 
     pub(super) fn retries(&self) -> u64 {
         self.retries.load(Ordering::Relaxed)
+    }
+
+    /// Notes that a read took so long.
+    pub(super) fn answered_in(&self, time: Duration) {
+        let micros = u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
+        let quicker = |quickest| (quickest == 0 || micros < quickest).then_some(micros.max(1));
+        self.quickest
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, quicker)
+            .ok();
+    }
+
+    /// How soon a read was answered, the quickest of all; zero before the first.
+    pub(super) fn quickest(&self) -> Duration {
+        Duration::from_micros(self.quickest.load(Ordering::Relaxed))
     }
 
     /// The connection with the least to do, made again if there is none.

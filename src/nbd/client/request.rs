@@ -24,6 +24,8 @@ pub enum Work {
         /// In one piece (DF): the server does not look for zeroes that it could leave out. Not
         /// asked of a server whose replies have no structure.
         whole: bool,
+        /// Ask for it in parts of so many bytes, each with a reply of its own.
+        part: Option<u64>,
     },
     /// Write `data` at `offset`.
     Write {
@@ -112,9 +114,9 @@ impl Work {
         matches!(self, Self::Zero { .. } | Self::Trim { .. } | Self::Flush)
     }
 
-    /// The request header.
+    /// The header that asks for `part` of it.
     #[must_use]
-    pub fn header(&self, style: Style, cookie: u64) -> Header {
+    pub fn header(&self, style: Style, cookie: u64, part: ByteRange) -> Header {
         let (code, mut flags) = match self {
             Self::Read { whole, .. } => {
                 let whole = *whole && style != Style::Simple;
@@ -132,7 +134,7 @@ impl Work {
         if style == Style::Extended && matches!(self, Self::Write { .. }) {
             flags |= command_flag::PAYLOAD_LEN;
         }
-        encode(style, (code, flags), cookie, self.range())
+        encode(style, (code, flags), cookie, part)
     }
 }
 
@@ -204,7 +206,7 @@ mod tests {
             fast: true,
         };
         assert_eq!(
-            zero.header(Style::Structured, 5).as_ref(),
+            zero.header(Style::Structured, 5, zero.range()).as_ref(),
             b"\x25\x60\x95\x13\0\x12\0\x06\0\0\0\0\0\0\0\x05\0\0\0\0\0\x01\0\0\0\0\x02\0"
         );
         let write = Work::Write {
@@ -213,7 +215,7 @@ mod tests {
             fua: true,
         };
         assert_eq!(
-            write.header(Style::Extended, 1).as_ref(),
+            write.header(Style::Extended, 1, write.range()).as_ref(),
             b"\x21\xe4\x1c\x71\0\x21\0\x01\0\0\0\0\0\0\0\x01\0\0\0\0\0\0\0\x02\0\0\0\0\0\0\0\x03"
         );
         let read = Work::Read {
@@ -221,10 +223,11 @@ mod tests {
             buffer: Buffer::unbudgeted(4),
             window: 0..4,
             whole: true,
+            part: None,
         };
         for (style, flags) in [(Style::Structured, 4), (Style::Simple, 0)] {
             assert_eq!(
-                read.header(style, 7).as_ref(),
+                read.header(style, 7, read.range()).as_ref(),
                 [
                     b"\x25\x60\x95\x13\0",
                     &[flags][..],

@@ -8,7 +8,8 @@
 //! A server's bytes are believed only as far as they were asked for; anything else is a [`Lie`]
 //! and the end of the connection. [`Transmission::feed`] is the entry point of the fuzz target.
 
-use super::assembly::{self, Coverage, ServerError, Status};
+use super::assembly::{self, ServerError, Status};
+use super::pending::{Cookie, Pending};
 use super::reply::{Body, Head, Parsed, data_header, parse};
 use super::request::{Header, Work};
 use crate::buffer::Buffer;
@@ -20,9 +21,6 @@ use std::mem;
 
 /// Bytes that can be received before it is known what they are.
 const CARRY: usize = 4096;
-
-/// The most error and status chunks of one reply.
-const MAX_ASIDES: u32 = 1024;
 
 /// What a request gave.
 #[derive(Debug)]
@@ -38,18 +36,6 @@ pub enum Answer {
 /// How a request ended: an answer, or what the server said and the request to try again with.
 pub type Finished = Result<Answer, Box<(ServerError, Work)>>;
 
-/// A request that waits for its reply.
-#[derive(Debug)]
-struct Pending<T> {
-    work: Work,
-    coverage: Coverage,
-    status: Option<Status>,
-    error: Option<ServerError>,
-    asides: u32,
-    tag: T,
-    since: u32,
-}
-
 /// Where in a reply the stream of bytes is.
 #[derive(Debug)]
 enum State {
@@ -57,7 +43,7 @@ enum State {
     Head(usize),
     /// In the data of a read.
     Data {
-        cookie: u64,
+        cookie: Cookie,
         /// Where in the buffer the next byte goes.
         next: usize,
         left: usize,
@@ -78,7 +64,7 @@ pub struct Transmission<T> {
     /// Numbers of the contexts that were negotiated.
     contexts: Vec<u32>,
     table: HashMap<u64, Pending<T>>,
-    next_cookie: u64,
+    next_request: u64,
     /// Reads in the table.
     reads: usize,
     state: State,
@@ -94,7 +80,7 @@ impl<T> Transmission<T> {
             style,
             contexts,
             table: HashMap::new(),
-            next_cookie: 1,
+            next_request: 1,
             reads: 0,
             state: State::Head(0),
             carry: Carry::default(),
@@ -102,12 +88,17 @@ impl<T> Transmission<T> {
         }
     }
 
-    /// Takes a request; what it gives must be sent in order. `now` comes back in
+    /// Takes a request; what it hands to `send` must be sent in order. `now` comes back in
     /// [`oldest`](Self::oldest).
-    pub fn issue(&mut self, work: Work, tag: T, now: u32) -> (Header, Option<Bytes>) {
-        let cookie = self.next_cookie;
-        self.next_cookie = self.next_cookie.wrapping_add(1);
-        let header = work.header(self.style, cookie);
+    pub fn issue(
+        &mut self,
+        work: Work,
+        tag: T,
+        now: u32,
+        mut send: impl FnMut(Header, Option<Bytes>),
+    ) {
+        let request = self.next_request;
+        self.next_request = self.next_request.saturating_add(1);
         let payload = match &work {
             Work::Write { data, .. } => Some(data.clone()),
             _ => None,
@@ -115,17 +106,11 @@ impl<T> Transmission<T> {
         if matches!(work, Work::Read { .. }) {
             self.reads = self.reads.saturating_add(1);
         }
-        let pending = Pending {
-            coverage: Coverage::new(work.range()),
-            work,
-            status: None,
-            error: None,
-            asides: 0,
-            tag,
-            since: now,
-        };
-        self.table.insert(cookie, pending);
-        (header, payload)
+        let pending = Pending::new(work, tag, now);
+        for header in pending.headers(self.style, request) {
+            send(header, payload.clone());
+        }
+        self.table.insert(request, pending);
     }
 
     /// Where the next bytes go: the first part is filled before the second.
@@ -199,8 +184,8 @@ impl<T> Transmission<T> {
     /// When the oldest request was issued, and whether all may take long.
     #[must_use]
     pub fn oldest(&self) -> Option<(u32, bool)> {
-        let since = self.table.values().map(|pending| pending.since).min()?;
-        let long = self.table.values().all(|p| p.work.may_take_long());
+        let since = self.table.values().map(Pending::since).min()?;
+        let long = self.table.values().all(|p| p.work().may_take_long());
         Some((since, long))
     }
 
@@ -208,9 +193,8 @@ impl<T> Transmission<T> {
     pub fn abandon(&mut self) -> impl Iterator<Item = (T, Work)> {
         self.state = State::Head(0);
         self.reads = 0;
-        mem::take(&mut self.table)
-            .into_values()
-            .map(|pending| (pending.tag, pending.work))
+        let pending = mem::take(&mut self.table).into_values();
+        pending.map(Pending::into_work)
     }
 
     /// One step with the bytes at hand; false when more are needed.
@@ -257,18 +241,26 @@ impl<T> Transmission<T> {
         count > 0
     }
 
+    /// The request whose part waits for a reply.
+    fn pending(&mut self, cookie: Cookie) -> Result<&mut Pending<T>, Lie> {
+        let pending = self.table.get_mut(&cookie.request());
+        pending
+            .filter(|pending| pending.asked(cookie).is_some())
+            .ok_or(Lie::Cookie(cookie.0))
+    }
+
     /// Acts on a header.
     fn begin(&mut self, head: Head) -> Result<(), Lie> {
-        let cookie = head.cookie;
-        let pending = self.table.get_mut(&cookie).ok_or(Lie::Cookie(cookie))?;
+        let cookie = Cookie(head.cookie);
         self.state = State::Head(0);
+        let style = self.style;
+        let pending = self.pending(cookie)?;
         match head.body {
             Body::None => self.end_chunk(cookie, true),
-            Body::Simple { error: 0 } => match (&pending.work, self.style) {
+            Body::Simple { error: 0 } => match (pending.work(), style) {
                 (Work::Read { .. }, Style::Simple) => {
-                    let range = pending.work.range();
-                    self.state = pending.data(head, range.start, range.len())?;
-                    Ok(())
+                    let part = pending.asked(cookie).unwrap_or_default();
+                    self.begin_data(head, part.start, part.len())
                 }
                 (Work::Read { .. } | Work::Status { .. }, _) => {
                     Err(pending.wrong_kind("a simple reply"))
@@ -276,19 +268,16 @@ impl<T> Transmission<T> {
                 _ => self.end_chunk(cookie, true),
             },
             Body::Simple { error } => {
-                pending.error.get_or_insert(ServerError {
+                pending.failed(ServerError {
                     code: error,
                     text: String::new(),
                     offset: None,
                 });
                 self.end_chunk(cookie, true)
             }
-            Body::Data { offset, length } => {
-                self.state = pending.data(head, offset, length)?;
-                Ok(())
-            }
+            Body::Data { offset, length } => self.begin_data(head, offset, length),
             Body::Hole { offset, length } => {
-                pending.hole(offset, length)?;
+                pending.hole(cookie, offset, length)?;
                 self.end_chunk(cookie, head.done)
             }
             Body::Status { length, .. } | Body::Error { length, .. } => {
@@ -303,25 +292,33 @@ impl<T> Transmission<T> {
         }
     }
 
+    fn begin_data(&mut self, head: Head, offset: u64, length: u64) -> Result<(), Lie> {
+        let cookie = Cookie(head.cookie);
+        let place = self.pending(cookie)?.data(cookie, offset, length)?;
+        self.state = State::Data {
+            cookie,
+            next: place.start,
+            left: place.len(),
+            done: head.done,
+        };
+        Ok(())
+    }
+
     /// An error or a status is complete.
     fn look_at_aside(&mut self) -> Result<(), Lie> {
         let State::Aside { head, bytes, .. } = mem::replace(&mut self.state, State::Head(0)) else {
             return Ok(());
         };
-        let cookie = head.cookie;
-        let pending = self.table.get_mut(&cookie).ok_or(Lie::Cookie(cookie))?;
+        let cookie = Cookie(head.cookie);
+        let pending = self.pending(cookie)?;
         match head.body {
-            Body::Error { located, .. } => {
-                let error = assembly::error(&bytes, located)?;
-                pending.error.get_or_insert(error);
-            }
+            Body::Error { located, .. } => pending.failed(assembly::error(&bytes, located)?),
             Body::Status { extended, .. } => {
-                let (context, found) = assembly::status(&bytes, extended, pending.work.range())?;
+                let asked = pending.work().range();
+                let (context, found) = assembly::status(&bytes, extended, asked)?;
+                pending.told(context, found);
                 if !self.contexts.contains(&context) {
                     return Err(Lie::Context(context));
-                }
-                if matches!(pending.work, Work::Status { context: asked, .. } if asked == context) {
-                    pending.status = Some(found);
                 }
             }
             _ => {}
@@ -329,26 +326,20 @@ impl<T> Transmission<T> {
         self.end_chunk(cookie, head.done)
     }
 
-    /// A chunk is complete, and with `done` the reply.
-    fn end_chunk(&mut self, cookie: u64, done: bool) -> Result<(), Lie> {
+    /// A chunk is complete, and with `done` the reply to a part.
+    fn end_chunk(&mut self, cookie: Cookie, done: bool) -> Result<(), Lie> {
         self.state = State::Head(0);
         if !done {
             return Ok(());
         }
-        let pending = self.table.remove(&cookie).ok_or(Lie::Cookie(cookie))?;
-        if matches!(pending.work, Work::Read { .. }) {
-            self.reads = self.reads.saturating_sub(1);
-        }
-        let checked = pending.check();
-        let (tag, finished) = match checked {
-            Ok(()) => pending.finish(),
-            Err(lie) => {
-                // The request goes back to the table, so that whoever waits for it is told.
-                self.table.insert(cookie, pending);
-                return Err(lie);
+        // A request whose reply is a lie stays in the table, so that whoever waits for it is told.
+        let all = self.pending(cookie)?.end_part(cookie)?;
+        if let Some(pending) = all.then(|| self.table.remove(&cookie.request())).flatten() {
+            if matches!(pending.work(), Work::Read { .. }) {
+                self.reads = self.reads.saturating_sub(1);
             }
-        };
-        self.finished.push_back((tag, finished));
+            self.finished.push_back(pending.finish());
+        }
         Ok(())
     }
 }
@@ -359,83 +350,12 @@ fn place<'a, T>(state: &'a mut State, table: &'a mut HashMap<u64, Pending<T>>) -
         State::Head(_) => None,
         State::Data {
             cookie, next, left, ..
-        } => match table.get_mut(cookie).map(|pending| &mut pending.work) {
-            Some(Work::Read { buffer, .. }) => buffer.get_mut(*next..next.saturating_add(*left)),
-            _ => None,
-        },
+        } => table
+            .get_mut(&cookie.request())
+            .and_then(|pending| pending.memory(*next..next.saturating_add(*left))),
         State::Aside { bytes, filled, .. } => bytes.get_mut(*filled..),
     };
     found.unwrap_or(&mut [])
-}
-
-impl<T> Pending<T> {
-    fn wrong_kind(&self, what: &'static str) -> Lie {
-        Lie::WrongKind {
-            command: self.work.name(),
-            what,
-        }
-    }
-
-    fn data(&mut self, head: Head, offset: u64, length: u64) -> Result<State, Lie> {
-        let Work::Read { window, .. } = &self.work else {
-            return Err(self.wrong_kind("data"));
-        };
-        let place = self.coverage.add(offset, length)?;
-        Ok(State::Data {
-            cookie: head.cookie,
-            next: window.start.saturating_add(place.start),
-            left: place.len(),
-            done: head.done,
-        })
-    }
-
-    fn hole(&mut self, offset: u64, length: u64) -> Result<(), Lie> {
-        if !matches!(self.work, Work::Read { .. }) {
-            return Err(self.wrong_kind("a hole"));
-        }
-        let place = self.coverage.add(offset, length)?;
-        if let Work::Read { buffer, window, .. } = &mut self.work {
-            let start = window.start.saturating_add(place.start);
-            let end = window.start.saturating_add(place.end);
-            if let Some(bytes) = buffer.get_mut(start..end) {
-                bytes.fill(0);
-            }
-        }
-        Ok(())
-    }
-
-    /// Checks that an error or a status belongs here, and that they come to an end.
-    fn aside(&mut self, head: &Head) -> Result<(), Lie> {
-        let status = matches!(head.body, Body::Status { .. });
-        if status && !matches!(self.work, Work::Status { .. }) {
-            return Err(self.wrong_kind("a block status"));
-        }
-        self.asides = self.asides.saturating_add(1);
-        if self.asides > MAX_ASIDES {
-            return Err(Lie::Pieces(1024));
-        }
-        Ok(())
-    }
-
-    /// Whether a reply that says it is complete is.
-    fn check(&self) -> Result<(), Lie> {
-        match &self.work {
-            _ if self.error.is_some() => Ok(()),
-            Work::Read { .. } => self.coverage.finish(),
-            Work::Status { .. } if self.status.is_none() => Err(Lie::NoStatus),
-            _ => Ok(()),
-        }
-    }
-
-    fn finish(self) -> (T, Finished) {
-        let finished = match (self.error, self.work, self.status) {
-            (Some(error), work, _) => Err(Box::new((error, work))),
-            (None, Work::Read { buffer, .. }, _) => Ok(Answer::Read(buffer)),
-            (None, Work::Status { .. }, Some(status)) => Ok(Answer::Status(status)),
-            (None, _, _) => Ok(Answer::Done),
-        };
-        (self.tag, finished)
-    }
 }
 
 impl State {

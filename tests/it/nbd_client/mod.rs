@@ -3,6 +3,7 @@
 //! ```text
 //!  peers.rs    what honest servers say is understood, whoever wrote them
 //!  limits.rs   block sizes, odd sizes, what a server lacks
+//!  parts.rs    long reads in parts
 //!  flags.rs    durable writes, zeroes that keep their space or must be fast
 //!  faults.rs   errors, silence, restarts: what is tried again and what is not
 //!  halves.rs   our own server
@@ -17,6 +18,7 @@ mod flags;
 mod halves;
 mod lies;
 mod limits;
+mod parts;
 mod peers;
 mod tls;
 

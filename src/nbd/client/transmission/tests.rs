@@ -40,6 +40,11 @@ fn data(offset: u64, bytes: &[u8]) -> Vec<u8> {
 }
 
 fn read(offset: u64, length: usize) -> Work {
+    read_in_parts(offset, length, None)
+}
+
+/// The same, asked for in parts of so many bytes.
+fn read_in_parts(offset: u64, length: usize, part: Option<u64>) -> Work {
     let mut buffer = Buffer::unbudgeted(length);
     buffer.fill(0xee);
     Work::Read {
@@ -47,6 +52,7 @@ fn read(offset: u64, length: usize) -> Work {
         buffer,
         window: 0..length,
         whole: false,
+        part,
     }
 }
 
@@ -65,7 +71,7 @@ fn status() -> Work {
 fn with(style: Style, works: impl IntoIterator<Item = Work>) -> Transmission<usize> {
     let mut transmission = Transmission::new(style, vec![1, 2]);
     for (tag, work) in works.into_iter().enumerate() {
-        transmission.issue(work, tag, 0);
+        transmission.issue(work, tag, 0, |_, _| ());
     }
     transmission
 }
@@ -127,6 +133,88 @@ fn data_is_received_where_it_stays() {
         28,
         "and the next header, but none of its data"
     );
+}
+
+/// The cookie of a part.
+fn part_of(request: u64, part: u64) -> u64 {
+    request | part << 56
+}
+
+#[test]
+fn a_read_in_parts_is_asked_for_part_by_part_and_ends_with_the_last_of_them() {
+    for style in [Style::Simple, Style::Structured] {
+        let mut transmission = Transmission::new(style, vec![]);
+        let mut asked = Vec::new();
+        let work = read_in_parts(100, 10, Some(4));
+        transmission.issue(work, 7, 0, |header, payload| {
+            assert!(payload.is_none());
+            asked.push(header.as_ref()[8..].to_vec());
+        });
+        let ranges: [(u64, u64, u32); 3] = [(0, 100, 4), (1, 104, 4), (2, 108, 2)];
+        let expected = ranges.map(|(part, offset, length)| {
+            [
+                &part_of(1, part).to_be_bytes()[..],
+                &offset.to_be_bytes(),
+                &length.to_be_bytes(),
+            ]
+            .concat()
+        });
+        assert_eq!(asked, expected);
+        let reply = |part, offset, bytes: &[u8]| match style {
+            Style::Simple => simple(part_of(1, part), 0, bytes),
+            _ => structured(
+                part_of(1, part),
+                DONE,
+                chunk::OFFSET_DATA,
+                &data(offset, bytes),
+            ),
+        };
+        transmission.feed(&reply(2, 108, b"ij")).unwrap();
+        transmission.feed(&reply(0, 100, b"abcd")).unwrap();
+        assert!(transmission.finished().is_none() && !transmission.is_idle());
+        transmission.feed(&reply(1, 104, b"efgh")).unwrap();
+        let (tag, finished) = transmission.finished().unwrap();
+        assert_eq!((tag, bytes_of(finished)), (7, b"abcdefghij".to_vec()));
+        assert!(transmission.is_idle() && transmission.is_between_replies());
+    }
+}
+
+#[test]
+fn a_part_is_answered_once_with_its_own_bytes() {
+    let lie = |said: &[Vec<u8>]| {
+        let mut transmission = with(Style::Structured, [read_in_parts(0, 8, Some(4))]);
+        let lie = transmission.feed(&said.concat()).expect_err("a lie");
+        assert_eq!(
+            transmission.abandon().count(),
+            1,
+            "it is there to be failed"
+        );
+        lie
+    };
+    let reply = |part, offset, bytes: &[u8]| {
+        let cookie = part_of(1, part);
+        structured(cookie, DONE, chunk::OFFSET_DATA, &data(offset, bytes))
+    };
+    let twice = [reply(0, 0, b"abcd"), reply(0, 0, b"abcd")];
+    assert_eq!(lie(&twice), Lie::Cookie(1));
+    assert_eq!(lie(&[reply(2, 0, b"abcd")]), Lie::Cookie(part_of(1, 2)));
+    let other = lie(&[reply(0, 4, b"efgh")]);
+    assert!(matches!(other, Lie::Overrun { end: 4, .. }), "{other}");
+    let short = lie(&[reply(1, 4, b"efg")]);
+    assert_eq!(short, Lie::Short { got: 3, asked: 4 });
+}
+
+#[test]
+fn an_error_in_one_part_fails_the_read_once_all_have_ended() {
+    let mut transmission = with(Style::Structured, [read_in_parts(0, 8, Some(4))]);
+    let error = structured(part_of(1, 1), DONE, chunk::ERROR, b"\0\0\0\x05\0\0");
+    transmission.feed(&error).unwrap();
+    assert!(transmission.finished().is_none(), "the buffer is in use");
+    let rest = structured(1, DONE, chunk::OFFSET_DATA, &data(0, b"abcd"));
+    transmission.feed(&rest).unwrap();
+    let (_, finished) = transmission.finished().unwrap();
+    assert_eq!(finished.unwrap_err().0.code, 5);
+    assert!(transmission.is_idle());
 }
 
 #[test]
@@ -240,10 +328,11 @@ proptest! {
     /// However the bytes are cut on the way, the answers are the same.
     #[test]
     fn the_cuts_between_reads_of_the_socket_do_not_matter(cuts in vec(1usize..40, 1..20)) {
-        let works = || [read(0, 300), flush(), read(1000, 7), status()];
+        let works = || [read(0, 300), flush(), read_in_parts(1000, 7, Some(3)), status()];
         let pattern: Vec<u8> = (0u32..300).map(|i| (i % 251) as u8).collect();
         let said = [
-            structured(3, 0, chunk::OFFSET_DATA, &data(1003, b"defg")),
+            structured(part_of(3, 2), DONE, chunk::OFFSET_DATA, &data(1006, b"g")),
+            structured(part_of(3, 1), DONE, chunk::OFFSET_DATA, &data(1003, b"def")),
             structured(1, 0, chunk::OFFSET_DATA, &data(100, &pattern[100..])),
             structured(2, DONE, chunk::NONE, b""),
             structured(4, DONE, chunk::BLOCK_STATUS, &[0, 0, 0, 1, 0, 0, 1, 0, 0, 0, 0, 1]),
