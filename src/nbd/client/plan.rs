@@ -30,7 +30,7 @@ const PART: u64 = 128 << 10;
 
 /// A server that has answered a read in this time is near: what it takes for each request does not
 /// count. One that is far likes long requests.
-const NEAR: Duration = Duration::from_millis(1);
+const NEAR: Duration = Duration::from_micros(1500);
 
 /// What requests should look like, for a server that told its block sizes.
 pub(super) fn limits(block: BlockSize, connections: usize) -> Limits {
@@ -60,9 +60,11 @@ pub(super) fn pieces(range: ByteRange, max: u64) -> impl Iterator<Item = ByteRan
 }
 
 /// Bytes of the parts in which a server is asked for a long read that has answered one in `quickest`
-/// time; `None` if it likes long requests.
-pub(super) fn part(block: BlockSize, quickest: Duration) -> Option<u64> {
-    (quickest <= NEAR).then(|| PART.max(block.preferred.into()))
+/// time, if that is known; `None` if it likes long requests.
+pub(super) fn part(block: BlockSize, quickest: Option<Duration>) -> Option<u64> {
+    // In doubt it is near: a buffer that was once long stays so, in a server that likes short ones.
+    let near = quickest.is_none_or(|quickest| quickest <= NEAR);
+    near.then(|| PART.max(block.preferred.into()))
 }
 
 /// What a request for `range` is asked for in: parts of `part` bytes, or one if there is none or
@@ -153,9 +155,8 @@ mod tests {
             preferred,
             maximum: 32 << 20,
         };
-        let micros = Duration::from_micros;
-        // Nothing is known before the first answer; the first requests find out.
-        assert_eq!(part(block(4096), Duration::ZERO), Some(128 << 10));
+        let micros = |count| Some(Duration::from_micros(count));
+        assert_eq!(part(block(4096), None), Some(128 << 10));
         assert_eq!(part(block(4096), micros(300)), Some(128 << 10));
         assert_eq!(part(block(256 << 10), micros(300)), Some(256 << 10));
         assert_eq!(part(block(4096), micros(2100)), None);

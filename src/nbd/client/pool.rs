@@ -19,6 +19,9 @@ use std::time::Duration;
 use tokio::sync::Mutex as AsyncMutex;
 use tokio::time::{Instant, sleep_until};
 
+/// Reads after which it is known how soon a server answers.
+const FIRST_ANSWERS: u64 = 100;
+
 /// All connections to one export.
 #[derive(Debug)]
 pub(super) struct Pool {
@@ -30,7 +33,8 @@ pub(super) struct Pool {
     patience: Duration,
     retry: Retry,
     retries: Arc<AtomicU64>,
-    /// Microseconds in which the server answered a read, the least of all.
+    /// Reads that were answered, and the microseconds of the quickest.
+    answers: AtomicU64,
     quickest: AtomicU64,
     child: Option<Child>,
 }
@@ -90,7 +94,8 @@ impl Pool {
             patience,
             retry: options.retry,
             retries: options.retried.clone(),
-            quickest: AtomicU64::new(0),
+            answers: AtomicU64::new(0),
+            quickest: AtomicU64::new(u64::MAX),
             child,
         })
     }
@@ -123,15 +128,15 @@ impl Pool {
     /// Notes that a read took so long.
     pub(super) fn answered_in(&self, time: Duration) {
         let micros = u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
-        let quicker = |quickest| (quickest == 0 || micros < quickest).then_some(micros.max(1));
-        self.quickest
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, quicker)
-            .ok();
+        self.quickest.fetch_min(micros, Ordering::Relaxed);
+        self.answers.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// How soon a read was answered, the quickest of all; zero before the first.
-    pub(super) fn quickest(&self) -> Duration {
-        Duration::from_micros(self.quickest.load(Ordering::Relaxed))
+    /// How soon a read was answered, the quickest of all. Nothing is said of it before there were
+    /// some: the first ones tell of caches that are cold.
+    pub(super) fn quickest(&self) -> Option<Duration> {
+        let known = self.answers.load(Ordering::Relaxed) >= FIRST_ANSWERS;
+        known.then(|| Duration::from_micros(self.quickest.load(Ordering::Relaxed)))
     }
 
     /// The connection with the least to do, made again if there is none.
