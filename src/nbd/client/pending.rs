@@ -139,6 +139,9 @@ impl<T> Pending<T> {
     /// # Errors
     /// As for [`data`](Self::data).
     pub(super) fn hole(&mut self, cookie: Cookie, offset: u64, length: u64) -> Result<(), Lie> {
+        if !matches!(self.work, Work::Read { .. }) {
+            return Err(self.wrong_kind("a hole"));
+        }
         let place = self.data(cookie, offset, length)?;
         if let Some(bytes) = self.memory(place) {
             bytes.fill(0);
