@@ -1,9 +1,11 @@
-//! What sources and targets have in common: request limits and identity.
+//! What sources and targets have in common: request limits, identity, how soon they answer.
 
 use crate::error::{Error, Kind, Result};
 use crate::extent::ByteRange;
 use serde::{Deserialize, Serialize};
 use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 /// What one request to an endpoint may look like.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -51,6 +53,42 @@ pub struct ServedBy {
 impl fmt::Display for Identity {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.name)
+    }
+}
+
+/// How soon an endpoint answers: the quickest of its answers, since a line before it only adds to that.
+/// Told and asked by many at once.
+#[derive(Debug)]
+pub struct Quickest {
+    /// Answers before anything is said: the first ones tell of caches that are cold.
+    first: u64,
+    answers: AtomicU64,
+    micros: AtomicU64,
+}
+
+impl Quickest {
+    /// Of nothing yet; known after `first` answers.
+    #[must_use]
+    pub fn after(first: u64) -> Self {
+        Self {
+            first,
+            answers: AtomicU64::new(0),
+            micros: AtomicU64::new(u64::MAX),
+        }
+    }
+
+    /// It answered after `time`.
+    pub fn answered_in(&self, time: Duration) {
+        let micros = u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
+        self.micros.fetch_min(micros, Ordering::Relaxed);
+        self.answers.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// The time of the quickest answer, once there were enough of them.
+    #[must_use]
+    pub fn get(&self) -> Option<Duration> {
+        let known = self.answers.load(Ordering::Relaxed) >= self.first;
+        known.then(|| Duration::from_micros(self.micros.load(Ordering::Relaxed)))
     }
 }
 

@@ -6,7 +6,7 @@
 //! requests of a pass the quickest tells how long the way is, since a line only ever adds to that
 //! (`docs/decisions/0005-in-flight.md`).
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use crate::endpoint::Quickest;
 use std::time::Duration;
 
 /// Asked for wherever the source is: three of the requests that a pass over NBD begins with. More
@@ -23,35 +23,30 @@ const ANSWERS: u64 = 24;
 /// Bytes that the fastest way takes in a millisecond.
 const RATE: u64 = 6 << 20;
 
-/// The quickest answer of a source. Told by requests, asked by the loop.
+/// How far the source is. Told by requests, asked by the loop.
 #[derive(Debug)]
 pub(super) struct Depth {
-    /// In microseconds.
-    quickest: AtomicU64,
-    answers: AtomicU64,
+    answers: Quickest,
 }
 
 impl Depth {
     pub(super) fn new() -> Self {
         Self {
-            quickest: AtomicU64::new(u64::MAX),
-            answers: AtomicU64::new(0),
+            answers: Quickest::after(ANSWERS),
         }
     }
 
     /// The source answered a request after `time`.
     pub(super) fn answered_in(&self, time: Duration) {
-        let micros = u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
-        self.quickest.fetch_min(micros, Ordering::Relaxed);
-        self.answers.fetch_add(1, Ordering::Relaxed);
+        self.answers.answered_in(time);
     }
 
     /// Bytes that it should be asked for now.
     pub(super) fn bytes(&self) -> u64 {
-        if self.answers.load(Ordering::Relaxed) < ANSWERS {
+        let Some(quickest) = self.answers.get() else {
             return LEAST;
-        }
-        let micros = self.quickest.load(Ordering::Relaxed);
+        };
+        let micros = u64::try_from(quickest.as_micros()).unwrap_or(u64::MAX);
         (micros.saturating_mul(RATE) / 1000).clamp(LEAST, MOST)
     }
 }

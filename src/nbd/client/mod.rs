@@ -176,7 +176,8 @@ impl Client {
     async fn read_blocks(&self, offset: u64, mut buffer: Buffer) -> Result<Buffer> {
         let export = self.export();
         let max = export.block_size.maximum.into();
-        let part = plan::part(export.block_size, self.pool.quickest()).filter(|_| self.cut_reads);
+        let part =
+            plan::part(export.block_size, self.pool.reads().get()).filter(|_| self.cut_reads);
         for piece in plan::pieces(ByteRange::at(offset, length(buffer.len())), max) {
             let window = window(piece, offset)?;
             let began = Instant::now();
@@ -191,7 +192,7 @@ impl Client {
                 Answer::Read(buffer) => buffer,
                 _ => return Err(Error::new(Kind::Corrupt, "a read gave no data")),
             };
-            self.pool.answered_in(began.elapsed());
+            self.pool.reads().answered_in(began.elapsed());
         }
         Ok(buffer)
     }

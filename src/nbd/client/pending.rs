@@ -14,13 +14,12 @@ use crate::nbd::lie::Lie;
 use std::ops::Range;
 
 /// The most error and status chunks that belong to one request.
-const MAX_ASIDES: u32 = 1024;
+const MAX_ASIDES: usize = 1024;
 
 /// The bits of a cookie from this one on say which part of a request it is, the others which request.
 const PART_SHIFT: u32 = 56;
 
-/// The most parts of a request.
-pub(super) const MAX_PARTS: u64 = 1 << (u64::BITS - PART_SHIFT);
+const _: () = assert!(plan::MAX_PARTS <= 1 << (u64::BITS - PART_SHIFT));
 
 /// Names one part of one request on the wire.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -50,7 +49,7 @@ pub(super) struct Pending<T> {
     parts: Vec<Option<Coverage>>,
     status: Option<Status>,
     error: Option<ServerError>,
-    asides: u32,
+    asides: usize,
     tag: T,
     since: u32,
 }
@@ -121,10 +120,10 @@ impl<T> Pending<T> {
         offset: u64,
         length: u64,
     ) -> Result<Range<usize>, Lie> {
-        let range = self.work.range();
         let Work::Read { window, .. } = &self.work else {
             return Err(self.wrong_kind("data"));
         };
+        let range = self.work.range();
         let part = self.parts.get_mut(cookie.part()).and_then(Option::as_mut);
         let part = part.ok_or(Lie::Cookie(cookie.0))?;
         let before = part.asked().start.saturating_sub(range.start);
@@ -169,7 +168,7 @@ impl<T> Pending<T> {
         }
         self.asides = self.asides.saturating_add(1);
         if self.asides > MAX_ASIDES {
-            return Err(Lie::Pieces(1024));
+            return Err(Lie::Pieces(MAX_ASIDES));
         }
         Ok(())
     }

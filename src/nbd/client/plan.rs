@@ -3,7 +3,6 @@
 use crate::endpoint::Limits;
 use crate::extent::ByteRange;
 use crate::nbd::client::assembly::Status;
-use crate::nbd::client::pending::MAX_PARTS;
 use crate::nbd::export::BlockSize;
 use std::time::Duration;
 
@@ -27,6 +26,9 @@ const PER_CONNECTION: usize = 16;
 /// this length `nbdkit`'s mostly lie where a processor copies fast, and a reply fits into a unix
 /// socket, so that the server need not wait (`docs/decisions/0005-in-flight.md`).
 const PART: u64 = 128 << 10;
+
+/// The most parts of one read.
+pub(super) const MAX_PARTS: u64 = 256;
 
 /// A server that has answered a read in this time is near: what it takes for each request does not
 /// count. One that is far likes long requests.
@@ -116,7 +118,7 @@ pub(super) fn clip(found: Status, range: ByteRange) -> Status {
 
 #[cfg(test)]
 mod tests {
-    use super::{around_blocks, clip, part, parts, pieces, status_window};
+    use super::{MAX_PARTS, around_blocks, clip, part, parts, pieces, status_window};
     use crate::extent::ByteRange;
     use crate::nbd::export::BlockSize;
     use proptest::prelude::{prop_assert, prop_assert_eq, proptest};
@@ -183,6 +185,20 @@ mod tests {
                 at = piece.end;
             }
             prop_assert_eq!(at, range.end);
+        }
+
+        /// The parts of a read are what is read, and none is too long to be told from the others.
+        #[test]
+        fn parts_are_the_range_cut(start in 0u64..1000, len in 0u64..1000, part in proptest::option::of(0u64..300)) {
+            let range = ByteRange::at(start, len);
+            let mut at = start;
+            let mut count = 0;
+            for piece in parts(range, part) {
+                prop_assert!(piece.start == at && (!piece.is_empty() || len == 0));
+                at = piece.end;
+                count += 1;
+            }
+            prop_assert!(at == range.end && (1..=MAX_PARTS).contains(&count));
         }
 
         /// Head, middle and tail are the range; the middle is whole blocks.

@@ -8,6 +8,7 @@ use super::barrier::Barrier;
 use super::connection::Connection;
 use super::dial::Dialer;
 use super::options::{Options, Retry};
+use crate::endpoint::Quickest;
 use crate::error::{Error, Kind, Result};
 use crate::nbd::child::Child;
 use crate::nbd::export::Export;
@@ -19,7 +20,8 @@ use std::time::Duration;
 use tokio::sync::Mutex as AsyncMutex;
 use tokio::time::{Instant, sleep_until};
 
-/// Reads after which it is known how soon a server answers.
+/// Reads after which it is known how soon a server answers. More than it takes to warm caches: a server
+/// that is near and was taken to be far keeps the long buffers that it was then asked to make.
 const FIRST_ANSWERS: u64 = 100;
 
 /// All connections to one export.
@@ -33,9 +35,8 @@ pub(super) struct Pool {
     patience: Duration,
     retry: Retry,
     retries: Arc<AtomicU64>,
-    /// Reads that were answered, and the microseconds of the quickest.
-    answers: AtomicU64,
-    quickest: AtomicU64,
+    /// How soon reads are answered.
+    reads: Quickest,
     child: Option<Child>,
 }
 
@@ -94,8 +95,7 @@ impl Pool {
             patience,
             retry: options.retry,
             retries: options.retried.clone(),
-            answers: AtomicU64::new(0),
-            quickest: AtomicU64::new(u64::MAX),
+            reads: Quickest::after(FIRST_ANSWERS),
             child,
         })
     }
@@ -125,18 +125,9 @@ impl Pool {
         self.retries.load(Ordering::Relaxed)
     }
 
-    /// Notes that a read took so long.
-    pub(super) fn answered_in(&self, time: Duration) {
-        let micros = u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
-        self.quickest.fetch_min(micros, Ordering::Relaxed);
-        self.answers.fetch_add(1, Ordering::Relaxed);
-    }
-
-    /// How soon a read was answered, the quickest of all. Nothing is said of it before there were
-    /// some: the first ones tell of caches that are cold.
-    pub(super) fn quickest(&self) -> Option<Duration> {
-        let known = self.answers.load(Ordering::Relaxed) >= FIRST_ANSWERS;
-        known.then(|| Duration::from_micros(self.quickest.load(Ordering::Relaxed)))
+    /// How soon reads are answered.
+    pub(super) fn reads(&self) -> &Quickest {
+        &self.reads
     }
 
     /// The connection with the least to do, made again if there is none.

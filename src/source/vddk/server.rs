@@ -70,6 +70,8 @@ impl Server {
             // A snapshot never changes, so all sessions see the same.
             force_multi_conn: true,
             read_only: true,
+            // Each request is one to the host, which likes them long, however near nbdkit is.
+            cut_reads: false,
             timeouts: Timeouts {
                 connect: OPENING,
                 ..Timeouts::default()
