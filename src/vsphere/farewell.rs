@@ -33,7 +33,7 @@ pub(super) fn say(http: Http, request: Request, cookie: Secret, limit: Duration)
         let Ok(runtime) = runtime::Builder::new_current_thread().enable_all().build() else {
             return;
         };
-        let logout = async { timeout(limit, http.post(request.bytes(), Some(&cookie))).await };
+        let logout = async { timeout(limit, http.post(&request, Some(&cookie))).await };
         let server = http.authority();
         match runtime.block_on(logout) {
             Ok(_) => silent().remove(server),

@@ -2,9 +2,11 @@
 //!
 //! Connections are kept and used again, one request at a time each. Nothing is retried here, and only
 //! connecting has a time limit: the caller knows what may be done twice, and how long all of it may
-//! take.
+//! take. What may not gets a connection of its own: one that was kept may end just now, and then
+//! nobody knows whether the call arrived.
 
 use super::locator::Server;
+use super::soap::request::Request as Call;
 use crate::error::{Error, Kind, Result};
 use crate::http::AGENT;
 use crate::http::connect::{Connector, Origin, Sender};
@@ -103,17 +105,18 @@ impl Http {
         shown.unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Sends `body` and reads the answer, however long that takes. Given up, its connection ends.
+    /// Makes `call` and reads the answer, however long that takes. Given up, its connection ends.
     ///
     /// # Errors
     /// The server cannot be reached, is not trusted (`Refused`), or answers what is not HTTP or far
     /// too large.
-    pub(super) async fn post(&self, body: Bytes, cookie: Option<&Secret>) -> Result<Answer> {
-        let mut sender = match self.reuse() {
+    pub(super) async fn post(&self, call: &Call, cookie: Option<&Secret>) -> Result<Answer> {
+        let kept = call.is_repeatable().then(|| self.reuse()).flatten();
+        let mut sender = match kept {
             Some(sender) => sender,
             None => self.connect().await?,
         };
-        let request = self.request(body, cookie)?;
+        let request = self.request(call.bytes(), cookie)?;
         let response = sender.send_request(request).await;
         let response = response.map_err(|error| self.connector.failed(error))?;
         let answer = read(response, &self.authority).await?;

@@ -340,7 +340,7 @@ async fn send(
     request: &Request,
     cookie: Option<&Secret>,
 ) -> Result<(Answer, Option<Secret>)> {
-    let reply = http.post(request.bytes(), cookie).await;
+    let reply = http.post(request, cookie).await;
     let reply = reply.map_err(|error| error.context(format!("{request:?}")))?;
     let kind = match reply.status {
         StatusCode::OK | StatusCode::INTERNAL_SERVER_ERROR => {

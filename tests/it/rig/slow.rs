@@ -44,6 +44,8 @@ pub(crate) struct SlowVcenter {
 struct Told {
     /// A connection is taken, and TLS never begins.
     mute: bool,
+    /// A connection is kept after its answer, and ends without one when it is used again.
+    ends_kept: bool,
     calls: BTreeMap<String, How>,
     /// What was called so far, in order.
     seen: Vec<String>,
@@ -98,6 +100,12 @@ impl SlowVcenter {
         self.lock().mute = true;
     }
 
+    /// From now on keeps connections after their answer, and ends each when it is used again: as a
+    /// server does whose time for idle ones is over in the moment when a call arrives.
+    pub(crate) fn end_kept(&self) {
+        self.lock().ends_kept = true;
+    }
+
     /// From now on answers each call of `method` so.
     pub(crate) fn answer(&self, method: &str, how: How) {
         self.lock().calls.insert(method.to_owned(), how);
@@ -146,7 +154,10 @@ fn serve(
         }
         _ => {}
     }
-    let answer = ask(behind, &request)?;
+    let mut answer = ask(behind, &request)?;
+    if told.lock().expect("no panic while it was held").ends_kept {
+        answer = without_end(&answer);
+    }
     match how {
         Some(How::Late(time)) => thread::sleep(time),
         Some(How::Dripping(time)) => {
@@ -162,7 +173,9 @@ fn serve(
         client.get_mut().write_all(&answer)?;
         client.get_mut().flush()?;
     }
-    // The answer says that it is the last one.
+    if told.lock().expect("no panic while it was held").ends_kept {
+        self::request(&mut client)?;
+    }
     client.get_mut().conn.send_close_notify();
     client.get_mut().flush()
 }
@@ -199,6 +212,14 @@ fn method(request: &[u8]) -> String {
     body.chars()
         .take_while(|c| c.is_alphanumeric() || *c == '_')
         .collect()
+}
+
+/// The same answer, that does not say that it is the last one of its connection.
+fn without_end(answer: &[u8]) -> Vec<u8> {
+    let last = b"Connection: close\r\n";
+    let at = answer.windows(last.len()).position(|part| part == last);
+    let at = at.expect("it was asked for");
+    [&answer[..at], &answer[at + last.len()..]].concat()
 }
 
 fn ask(behind: &str, request: &[u8]) -> io::Result<Vec<u8>> {

@@ -143,6 +143,27 @@ fn a_server_that_is_merely_slow_is_waited_for() {
     assert_eq!(vcenter.tell("sessions"), "0");
 }
 
+#[test]
+fn what_may_be_called_once_only_is_not_lost_with_a_connection_that_was_kept() {
+    let vcenter = Vcenter::new(&["1M"]);
+    let slow = SlowVcenter::before(&vcenter);
+    slow.end_kept();
+    wait(async {
+        let dir = tempfile::tempdir().unwrap();
+        let locator = through(&slow, &vcenter, dir.path(), 10);
+        let locator: Locator = locator.parse().unwrap();
+        let session = Arc::new(Session::open(&locator.server).await.unwrap());
+        let machine = Machine::find(session, &locator.vm).await.unwrap();
+        machine.power_off().await.unwrap();
+        machine.power_on().await.unwrap();
+        machine.session().close().await;
+    });
+    for method in ["PowerOffVM_Task", "PowerOnVM_Task", "Login", "Logout"] {
+        assert_eq!(slow.calls(method), 1, "{method}");
+    }
+    assert_eq!(vcenter.tell("sessions"), "0");
+}
+
 /// Waits until `method` was called, then tells `running` to end; how long that took.
 #[track_caller]
 fn stopped_in(slow: &SlowVcenter, method: &str, mut running: Running) -> (Outcome, Duration) {
