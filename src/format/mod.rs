@@ -7,6 +7,7 @@
 //!  image.rs    trait Image: guest range → zero, raw bytes or a compressed run
 //!  packed.rs   compressed runs, and how they are unpacked       pure
 //!  wrapper.rs  files that are compressed as a whole                pure
+//!  unread.rs   files that are no disk, and are not read            pure
 //!  chain.rs    one layer over another
 //!  pages.rs    tables, read in pages of which the last are kept
 //!  refs.rs     what an image may open
@@ -38,6 +39,7 @@ pub mod qcow2;
 pub mod raw;
 mod refs;
 mod storage;
+mod unread;
 pub mod vdi;
 pub mod vhd;
 pub mod vhdx;
@@ -52,6 +54,7 @@ pub use packed::{Codec, Packed};
 pub use pages::Pages;
 pub use refs::Policy;
 pub use storage::{AtHand, Storage, read_range};
+pub use unread::may_be_raw;
 pub use wrapper::{Decoder, WRAPPERS, Wrapper};
 
 use crate::error::{Error, Kind, Result};
@@ -124,9 +127,7 @@ pub const TAIL: u64 = 1024;
 /// # Errors
 /// `Usage`: there is none.
 pub fn named(name: &str) -> Result<&'static dyn Format> {
-    let mut all = FORMATS.iter().copied();
-    let found = all.find(|format| format.name() == name || format.aliases().contains(&name));
-    found.ok_or_else(|| {
+    find(name).ok_or_else(|| {
         let names: Vec<_> = FORMATS.iter().map(|format| format.name()).collect();
         let what = format!("there is no image format {name:?} here");
         let names = names.join(", ");
@@ -134,21 +135,32 @@ pub fn named(name: &str) -> Result<&'static dyn Format> {
     })
 }
 
+/// The format called `name`, if there is one.
+fn find(name: &str) -> Option<&'static dyn Format> {
+    let mut all = FORMATS.iter().copied();
+    all.find(|format| format.name() == name || format.aliases().contains(&name))
+}
+
 /// The format that the image on `storage` looks like; raw if like none.
 ///
 /// # Errors
-/// The storage cannot be read.
+/// The storage cannot be read; `Refused` if it is nothing that may be a disk.
 pub async fn probe(storage: &dyn Storage) -> Result<&'static dyn Format> {
     let size = storage.size();
     let head = ByteRange::new(0, HEAD.min(size));
     let tail = ByteRange::new(size.saturating_sub(TAIL), size);
     let head = read_range(storage, "first bytes", head).await?;
     let tail = read_range(storage, "last bytes", tail).await?;
-    Ok(looks_like(&Ends {
+    let ends = Ends {
         head: &head,
         tail: &tail,
         size,
-    }))
+    };
+    let format = looks_like(&ends);
+    if format.name() == raw::Raw.name() {
+        may_be_raw(&storage.identity().name, &ends)?;
+    }
+    Ok(format)
 }
 
 /// The format of an image with such `ends`; raw if it looks like none.

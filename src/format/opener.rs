@@ -191,7 +191,11 @@ impl Opener {
     pub async fn image(&self, name: &str, format: Option<&str>) -> Result<Arc<dyn Image>> {
         let found = self.file(name).await?;
         let format: &dyn Format = match format {
-            Some(format) => super::named(format)?,
+            Some(format) => super::find(format).ok_or_else(|| {
+                let what =
+                    format!("{name:?} is said to be a {format} image, which is not read here");
+                Error::new(Kind::Unsupported, what)
+            })?,
             None => super::probe(found.storage.as_ref()).await?,
         };
         super::open(format, found.storage, &found.opener).await

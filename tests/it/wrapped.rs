@@ -41,7 +41,7 @@ fn by_shell(room: &Room, script: &str, args: &[&str]) -> Outcome {
 }
 
 /// `diskferry` with the file `input` as a pipe on its standard input.
-fn piped(room: &Room, input: &str, args: &[&str]) -> Outcome {
+pub(crate) fn piped(room: &Room, input: &str, args: &[&str]) -> Outcome {
     by_shell(room, &format!("cat {input} | \"$@\""), args)
 }
 

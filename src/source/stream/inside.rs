@@ -8,7 +8,7 @@ use super::footer::Unfooted;
 use super::ova::OvaStream;
 use super::{ByteStream, Peeked, Unwrap};
 use crate::error::{Error, Kind, Result};
-use crate::format::{Ends, HEAD, Wrapper, looks_like, named, vmdk};
+use crate::format::{Ends, HEAD, Wrapper, looks_like, may_be_raw, named, vmdk};
 use std::fs::File;
 use std::io::Read;
 use std::path::Path;
@@ -77,18 +77,24 @@ pub async fn inside(stream: Box<dyn ByteStream>, look: Look<'_>) -> Result<Insid
     let peeked = unwrapped(stream, belief).await?;
     match (looks(&peeked), belief) {
         ("ova", Belief::File) => of_ova(Box::new(peeked), look.disk).await,
-        ("raw", _) | (_, Belief::File) => Ok(of_image(peeked, belief)),
+        ("raw", _) | (_, Belief::File) => of_image(peeked, belief),
         (name, Belief::Disk) => Err(doubtful(&peeked, &format!("a {name} image"), name)),
     }
 }
 
 /// An image that is in no archive.
-fn of_image(peeked: Peeked, belief: Belief) -> Inside {
-    match looks(&peeked) {
-        "raw" => Inside::Raw(Box::new(Unfooted::new(Box::new(peeked), belief))),
+///
+/// # Errors
+/// It is nothing that may be a disk.
+fn of_image(peeked: Peeked, belief: Belief) -> Result<Inside> {
+    Ok(match looks(&peeked) {
+        "raw" => {
+            may_be_raw(peeked.name(), &ends(&peeked))?;
+            Inside::Raw(Box::new(Unfooted::new(Box::new(peeked), belief)))
+        }
         "vmdk" => of_vmdk(peeked),
         name => Inside::Seeking(name, Box::new(peeked)),
-    }
+    })
 }
 
 /// A VMDK: some are made to be sent, and others are not.
@@ -129,19 +135,23 @@ async fn unwrapped(mut stream: Box<dyn ByteStream>, belief: Belief) -> Result<Pe
 
 /// The name of the format that a stream looks like.
 fn looks(peeked: &Peeked) -> &'static str {
-    let format = looks_like(&Ends {
+    looks_like(&ends(peeked)).name()
+}
+
+/// What is known of a stream before it is read.
+fn ends(peeked: &Peeked) -> Ends<'_> {
+    Ends {
         head: &peeked.head,
         tail: &[],
         size: HEAD,
-    });
-    format.name()
+    }
 }
 
 /// The disk in an OVA: raw, or a VMDK that can be read forward.
 async fn of_ova(stream: Box<dyn ByteStream>, disk: Option<&str>) -> Result<Inside> {
     let disk: Box<dyn ByteStream> = Box::new(OvaStream::open(stream, disk).await?);
     let peeked = unwrapped(disk, Belief::File).await?;
-    Ok(of_image(peeked, Belief::File))
+    of_image(peeked, Belief::File)
 }
 
 fn doubtful(peeked: &Peeked, what: &str, name: &str) -> Error {

@@ -9,6 +9,7 @@ mod map;
 mod ova;
 mod policy;
 mod seeds;
+mod unread;
 mod vdi;
 mod vhd;
 mod vhdx;
