@@ -58,7 +58,7 @@ pub(super) async fn attempt(
     let start = begin(options, &opened, &found.identity, journal.as_ref(), history)?;
     let number = number(&start, history);
     let how = how(options, &opened, &start, history);
-    let target = open::target(&options.target, &options.tuning, &how, &context.counters).await?;
+    let target = open::target(&options.target, &options.tuning, &how, &context).await?;
     let adopted = adopted(&start, history);
     let (whole, proving) = (history.whole || adopted, history.proving);
     let distrusted = distrusted(&start, history);

@@ -181,7 +181,7 @@ pub(super) async fn begin(
         making: options.making.clone(),
         ..How::default()
     };
-    let target = open::target(&options.target, &options.tuning, &how, &context.counters).await?;
+    let target = open::target(&options.target, &options.tuning, &how, context).await?;
     if let Some((need, has)) = least
         .zip(target.capacity())
         .filter(|(need, has)| need > has)

@@ -57,7 +57,7 @@ async fn read_back(
         whole: true,
         ..How::default()
     };
-    let target = open::target(&options.target, &options.tuning, &how, &context.counters).await?;
+    let target = open::target(&options.target, &options.tuning, &how, &context).await?;
     let proof = Proof {
         target: &target,
         manifest: &manifest,

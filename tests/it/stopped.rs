@@ -3,6 +3,7 @@
 use crate::rig::{LoopDevice, Nbdkit, Room, Running, assert_same_bytes, random_disk, run};
 use rustix::process::Signal;
 use std::fs::File;
+use std::net::TcpListener;
 use std::path::Path;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -143,6 +144,18 @@ fn a_server_that_says_nothing_does_not_keep_a_copy_from_stopping() {
     pause(&control);
     stop(running, Signal::TERM);
     slow.goes_on(&target);
+}
+
+#[test]
+fn a_target_that_never_answers_does_not_keep_a_copy_from_stopping() {
+    let room = Room::new();
+    random_disk(&room.path("disk"), 1 << 20, 12);
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let target = format!("nbd://{}", listener.local_addr().unwrap());
+    let running = room.start(["copy", "--json", "disk", &target]);
+    // It is connected, and waits for a greeting.
+    let _silent = listener.accept().unwrap();
+    stop(running, Signal::TERM);
 }
 
 /// The pause filter answers when nothing is under way any more.

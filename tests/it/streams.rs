@@ -2,11 +2,13 @@
 //! knows of another.
 
 use crate::rig::{Outcome, Room, assert_same_bytes, random_disk, run};
+use rustix::process::Signal;
 use std::fs::{self, File};
 use std::io::Read;
 use std::path::Path;
 use std::process::Stdio;
 use std::thread;
+use std::time::{Duration, Instant};
 
 const SIZE: u64 = (4 << 20) + 513;
 const USAGE: i32 = 2;
@@ -163,4 +165,20 @@ fn a_delta_onto_a_server_that_is_started_for_it_needs_a_record_or_a_promise() {
     with(&["--journal", "j", "--changes-since", "digest"]).ok();
     assert_same_bytes(&room.path("disk"), &room.path("kept"));
     has_no_journal(&room);
+}
+
+#[test]
+fn a_signal_ends_the_wait_for_whoever_reads_a_pipe_or_writes_into_it() {
+    let room = room();
+    run("mkfifo", [room.path("pipe").as_os_str()]);
+    for words in [["copy", "disk", "pipe"], ["copy", "pipe", "copied"]] {
+        let mut running = room.start(words);
+        // It waits in there: nothing tells when it began to.
+        thread::sleep(Duration::from_millis(300));
+        assert!(running.is_running(), "{words:?}");
+        let told = Instant::now();
+        running.signal(Signal::TERM);
+        running.wait().fails(5, &["stopped by a signal"]);
+        assert!(told.elapsed() < Duration::from_secs(5), "{words:?}");
+    }
 }

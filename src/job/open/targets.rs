@@ -3,9 +3,11 @@
 use super::{client_options, is_stream_type};
 use crate::address::Address;
 use crate::error::{Error, Kind, Result};
+use crate::job::context::Context;
 use crate::job::options::{CopyOptions, ImageFormat, Making, Tuning};
 use crate::nbd::client::{Client, Endpoint};
 use crate::pipeline::counters::Counters;
+use crate::sys::blocking;
 use crate::target::Target;
 use crate::target::block::{BlockOptions, BlockTarget};
 use crate::target::file::{FileOptions, FileTarget};
@@ -46,8 +48,20 @@ pub(in crate::job) struct How {
 /// Opens the disk that is written, after every check of it has passed.
 ///
 /// # Errors
-/// A check says no, or it cannot be opened.
+/// A check says no, or it cannot be opened; `Interrupted` if an end is asked for.
 pub(in crate::job) async fn target(
+    address: &Address,
+    tuning: &Tuning,
+    how: &How,
+    context: &Context,
+) -> Result<Arc<dyn Target>> {
+    // A server that says nothing, or a FIFO that nobody reads, must not hold that up.
+    let stop = context.stop.clone();
+    stop.interrupts(opened(address, tuning, how, &context.counters))
+        .await
+}
+
+async fn opened(
     address: &Address,
     tuning: &Tuning,
     how: &How,
@@ -139,13 +153,11 @@ async fn path_target(path: &Path, how: &How) -> Result<Arc<dyn Target>> {
             Ok(Arc::new(BlockTarget::open(path, block).await?))
         }
         Ok(kind) if is_stream_type(kind) => {
-            let file = OpenOptions::new().write(true).open(path);
-            let file =
-                file.map_err(|error| Error::io(format!("open {}", path.display()), error))?;
-            Ok(Arc::new(StreamTarget::new(
-                file.into(),
-                path.display().to_string(),
-            )))
+            let (name, path) = (path.display().to_string(), path.to_owned());
+            // A FIFO is open only once somebody reads it.
+            let file = blocking(move || OpenOptions::new().write(true).open(path)).await;
+            let file = file.map_err(|error| Error::io(format!("open {name}"), error))?;
+            Ok(Arc::new(StreamTarget::new(file.into(), name)))
         }
         found => {
             let existing = how.making.existing;
