@@ -192,8 +192,7 @@ impl Opener {
         let found = self.file(name).await?;
         let format: &dyn Format = match format {
             Some(format) => super::find(format).ok_or_else(|| {
-                let what =
-                    format!("{name:?} is said to be a {format} image, which is not read here");
+                let what = format!("the format of {name:?} is {format:?}, which is not read here");
                 Error::new(Kind::Unsupported, what)
             })?,
             None => super::probe(found.storage.as_ref()).await?,
