@@ -6,6 +6,7 @@ use crate::address::Address;
 use crate::endpoint::Identity;
 use crate::error::{Error, Kind, Result};
 use crate::nbd::uri::Uri;
+use crate::sys::names::real_path;
 use crate::sys::sysfs::Device;
 use std::env;
 use std::ffi::OsString;
@@ -23,7 +24,7 @@ pub(super) struct Found {
 /// What a journal of a target would be good for.
 #[derive(Debug)]
 enum Sort {
-    /// A regular file at this path, existing or to be.
+    /// A regular file at this path without symbolic links, existing or to be.
     File(PathBuf),
     /// A disk that is found again.
     Disk,
@@ -58,14 +59,8 @@ pub(super) fn find_target(address: &Address, size: u64) -> Result<Found> {
             found(path.display().to_string(), Sort::Stream)
         }
         _ => {
-            let directory = path
-                .parent()
-                .filter(|parent| !parent.as_os_str().is_empty());
-            let directory = directory
-                .unwrap_or(Path::new("."))
-                .canonicalize()
+            let whole = real_path(path)
                 .map_err(|error| Error::io(format!("open {}", path.display()), error))?;
-            let whole = directory.join(path.file_name().unwrap_or_default());
             found(format!("file:{}", whole.display()), Sort::File(whole))
         }
     }
@@ -79,7 +74,7 @@ impl Found {
     /// one wrote there is none, unless the user names one; and never of a stream.
     ///
     /// # Errors
-    /// There is no home to keep it in, or it could not be used.
+    /// There is no home to keep it in, or it could not be used, or is the target itself.
     pub(super) fn journal(&self, place: &JournalPlace) -> Result<Option<PathBuf>> {
         match (place, &self.sort) {
             (JournalPlace::Path(_), Sort::Stream) => {
@@ -88,6 +83,13 @@ impl Found {
                     self.identity
                 );
                 Err(Error::new(Kind::Usage, what).hint("leave out --journal"))
+            }
+            (JournalPlace::Path(path), Sort::File(file)) if leads_to(path, file) => {
+                let what = format!(
+                    "{} is the target, and cannot be its journal",
+                    path.display()
+                );
+                Err(Error::new(Kind::Usage, what).hint("name another place for the journal"))
             }
             (JournalPlace::Path(path), _) => Ok(Some(path.clone())),
             (JournalPlace::None, _) | (_, Sort::Unknown | Sort::Stream) => Ok(None),
@@ -111,6 +113,10 @@ pub fn is_journaled(target: &Address, place: &JournalPlace) -> bool {
         JournalPlace::Default => find_target(target, 0)
             .is_ok_and(|found| matches!(found.sort, Sort::File(_) | Sort::Disk)),
     }
+}
+
+fn leads_to(path: &Path, file: &Path) -> bool {
+    real_path(path).is_ok_and(|real| real == file)
 }
 
 /// The manifest's path: beside its journal.

@@ -1,11 +1,12 @@
-//! The journal's file: locked, recovered, appended to.
+//! The journal as a whole: recovered, appended to.
 
 use super::frame::{MAGIC, encode, is_journal, recover};
 use super::history::History;
+use super::hold::hold;
 use super::record::Record;
 use crate::error::{Error, Kind, Result};
-use rustix::fs::{FlockOperation, flock};
-use std::fs::{self, File, OpenOptions};
+use crate::sys::names::{real_path, sync_name};
+use std::fs::{self, File};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
@@ -19,6 +20,8 @@ pub struct Journal {
     file: File,
     path: PathBuf,
     history: History,
+    /// It was not there before.
+    is_new: bool,
 }
 
 impl Journal {
@@ -45,26 +48,13 @@ impl Journal {
     /// `damaged` decides what becomes of one that cannot be read.
     fn locked(path: &Path, damaged: impl FnOnce(&[u8], Error) -> Result<()>) -> Result<Self> {
         let doing = || format!("open the journal {}", path.display());
-        if let Some(parent) = path
-            .parent()
-            .filter(|parent| !parent.as_os_str().is_empty())
-        {
-            fs::create_dir_all(parent).map_err(|error| Error::io(doing(), error))?;
-        }
-        let mut options = OpenOptions::new();
-        options.read(true).write(true).create(true).truncate(false);
-        let mut file = options
-            .open(path)
-            .map_err(|error| Error::io(doing(), error))?;
-        flock(&file, FlockOperation::NonBlockingLockExclusive).map_err(|_| {
-            Error::new(Kind::Refused, doing())
-                .because("another diskferry is working on this target")
-        })?;
+        let (mut file, is_new) = hold(path, &doing())?;
         let bytes = read(&mut file).map_err(|error| error.context(doing()))?;
         let mut journal = Self {
             file,
             path: path.to_owned(),
             history: History::default(),
+            is_new,
         };
         match replay(&bytes) {
             Ok((history, valid)) => {
@@ -145,6 +135,15 @@ impl Journal {
     }
 }
 
+impl Drop for Journal {
+    /// A run that was refused leaves no journal that tells nothing. The lock is still held.
+    fn drop(&mut self) {
+        if self.is_new && self.history.begin.is_none() {
+            let _ = real_path(&self.path).and_then(fs::remove_file);
+        }
+    }
+}
+
 /// All of it, or of a file that is none what shows that.
 fn read(file: &mut File) -> Result<Vec<u8>> {
     let mut bytes = Vec::new();
@@ -174,13 +173,8 @@ pub fn unique_id() -> String {
 
 /// Makes the name of a new file durable.
 pub(super) fn sync_parent(path: &Path) -> Result<()> {
-    let parent = path
-        .parent()
-        .filter(|parent| !parent.as_os_str().is_empty());
-    let parent = parent.unwrap_or(Path::new("."));
-    File::open(parent)
-        .and_then(|directory| directory.sync_all())
-        .map_err(|error| Error::io(format!("sync the directory {}", parent.display()), error))
+    sync_name(path)
+        .map_err(|error| Error::io(format!("make the name {} durable", path.display()), error))
 }
 
 #[cfg(test)]
@@ -193,6 +187,7 @@ mod tests {
     use crate::journal::record::{Begin, Record, VERSION};
     use std::fs::{self, OpenOptions};
     use std::io::Write;
+    use std::os::unix::fs::symlink;
 
     fn begin() -> Record {
         let target = Identity {
@@ -224,6 +219,26 @@ mod tests {
         );
         drop(first);
         Journal::open(&path).unwrap();
+    }
+
+    #[test]
+    fn one_that_was_made_and_tells_nothing_is_not_left_behind() {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, link) = (dir.path().join("journal"), dir.path().join("link"));
+        symlink("journal", &link).unwrap();
+        for name in [&path, &link] {
+            drop(Journal::open(name).unwrap());
+            assert!(!path.exists());
+        }
+        let mut journal = Journal::open(&link).unwrap();
+        journal.append(&begin()).unwrap();
+        drop(journal);
+        drop(Journal::open(&path).unwrap());
+        assert!(path.exists());
+        // As a process leaves it that was killed; and it was there before us.
+        fs::write(&path, "").unwrap();
+        drop(Journal::open(&path).unwrap());
+        assert!(path.exists());
     }
 
     #[test]

@@ -9,7 +9,8 @@
 //!  record.rs     what is recorded                       no I/O
 //!  frame.rs      records ↔ bytes, the torn tail          no I/O
 //!  history.rs    records → what they mean                no I/O
-//!  log.rs        the file: lock, recover, append
+//!  hold.rs       the file: found or made, and locked
+//!  log.rs        the whole: recover, append
 //!  manifest.rs   the other file: digests by block
 //!  marks.rs      how far each digest can be relied on
 //!  view.rs       what is known for good while a pass changes it
@@ -17,6 +18,7 @@
 
 mod frame;
 mod history;
+mod hold;
 mod log;
 mod manifest;
 mod marks;

@@ -13,12 +13,13 @@
 use super::plan::Plan;
 use crate::address::Address;
 use crate::error::{Error, Kind, Result};
+use crate::sys::names::{is_named, real_path};
 use rustix::fs::{FlockOperation, OFlags, flock};
 use rustix::io::Errno;
 use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions};
 use std::io;
-use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 /// A target that is ours until this is dropped.
@@ -107,11 +108,7 @@ fn file(path: &Path) -> std::result::Result<Option<Claim>, Errno> {
             locked => locked?,
         }
         // Whoever had it before us may have removed it before we locked it.
-        let same = |named: fs::Metadata| {
-            let ours = lock.metadata();
-            ours.is_ok_and(|ours| (ours.dev(), ours.ino()) == (named.dev(), named.ino()))
-        };
-        if fs::symlink_metadata(&beside).is_ok_and(same) {
+        if is_named(&lock, &beside) {
             return Ok(Some(Claim {
                 _locked: lock,
                 beside: Some(beside),
@@ -123,11 +120,7 @@ fn file(path: &Path) -> std::result::Result<Option<Claim>, Errno> {
 /// Where the claim of a file is, whether that is there by now or not: the same for all its names
 /// that are symbolic links.
 fn beside(path: &Path) -> Option<PathBuf> {
-    let real = fs::canonicalize(path).or_else(|_| {
-        let folder = path.parent().ok_or(io::ErrorKind::NotFound)?;
-        Ok::<_, io::Error>(fs::canonicalize(folder)?.join(path.file_name().unwrap_or_default()))
-    });
-    let real = real.ok()?;
+    let real = real_path(path).ok()?;
     let mut name = OsString::from(".");
     name.push(real.file_name()?);
     name.push(".migration");

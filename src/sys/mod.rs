@@ -9,6 +9,7 @@
 //!  inherited.rs descriptors that came with the process, by number
 //!  blockdev.rs  the requests that only block devices know
 //!  sysfs.rs     what the kernel tells about a block device; who it is, who holds it
+//!  names.rs     where a path leads, and whether a file still has its name
 //!  tables.rs    /proc/self/mountinfo and /proc/swaps, as text
 //! ```
 //!
@@ -18,6 +19,7 @@ mod aio;
 pub mod blockdev;
 pub mod disk;
 pub mod inherited;
+pub mod names;
 pub mod queue;
 pub mod sysfs;
 pub mod tables;

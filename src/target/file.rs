@@ -4,7 +4,7 @@
 //! complete and durable. It is created sparse, so what is never written reads as zeroes.
 
 use super::draft;
-use super::partial::{Finish, could_not_open, open_locked, real_path, refused, replace_partial};
+use super::partial::{Finish, could_not_open, open_locked, refused, replace_partial};
 pub use super::partial::{exists, partial_path};
 use super::zeroing::{Method, Zeroer};
 use super::{Target, Untouched, Zeroing};
@@ -14,6 +14,7 @@ use crate::error::{Error, Kind, Result};
 use crate::extent::ByteRange;
 use crate::sys::blocking;
 use crate::sys::disk::{Disk, Open};
+use crate::sys::names::real_path;
 use crate::sys::queue::Queue;
 use async_trait::async_trait;
 use bytes::Bytes;

@@ -3,6 +3,7 @@
 use super::preflight::LOSE;
 use crate::error::{Error, Kind, Result};
 use crate::sys::blocking;
+use crate::sys::names::{real_path, sync_name};
 use rustix::fs::{CWD, FlockOperation, Mode, OFlags, RenameFlags};
 use rustix::io::Errno;
 use std::ffi::OsString;
@@ -96,22 +97,6 @@ pub fn exists(path: &Path) -> Error {
     refused(path, "exists").hint(LOSE)
 }
 
-/// `path` without symbolic links; its last part need not exist.
-pub(super) fn real_path(path: &Path) -> io::Result<PathBuf> {
-    match fs::canonicalize(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            let name = path.file_name().ok_or(io::ErrorKind::InvalidInput)?;
-            Ok(fs::canonicalize(folder_of(path))?.join(name))
-        }
-        other => other,
-    }
-}
-
-fn folder_of(path: &Path) -> &Path {
-    let parent = path.parent().filter(|parent| *parent != Path::new(""));
-    parent.unwrap_or(Path::new("."))
-}
-
 impl Finish {
     /// Gives the file, which people know as `name`, its name, and makes that durable.
     ///
@@ -133,7 +118,7 @@ impl Finish {
         } else {
             rename_new(&self.partial, &self.path)?;
         }
-        fs::File::open(folder_of(&self.path))?.sync_all()
+        sync_name(&self.path)
     }
 }
 

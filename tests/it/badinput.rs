@@ -6,10 +6,12 @@ use crate::rig::{
     scrambled_disk,
 };
 use rustix::process::Signal;
+use std::collections::BTreeSet;
+use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions};
 use std::io::{Seek, SeekFrom, Write};
 use std::net::TcpListener;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::thread;
@@ -314,6 +316,38 @@ fn a_journal_that_is_damaged() {
         succeeds(&room, &server, &target, &anew);
         succeeds(&room, &server, &target, &[]);
     }
+}
+
+#[test]
+fn a_journal_that_is_the_target() {
+    let (room, server) = room();
+    let (target, link) = (room.path("copy"), room.path("link"));
+    symlink("copy", &link).unwrap();
+    for journal in [&target, &link] {
+        let named = ["--journal", journal.to_str().unwrap()];
+        room.diskferry(copy(&server.uri(), &target, &named))
+            .fails(USAGE, &[named[1], "is the target", "journal"]);
+        assert!(!target.exists());
+    }
+    succeeds(&room, &server, &target, &[]);
+}
+
+#[test]
+fn a_copy_that_is_refused_leaves_no_journal() {
+    let (room, server) = room();
+    let target = room.path("copy");
+    fs::write(&target, "precious").unwrap();
+    let before = names(&room);
+    room.diskferry(copy(&server.uri(), &target, &[]))
+        .fails(REFUSED, &["copy", "exists"]);
+    assert_eq!(names(&room), before);
+    succeeds(&room, &server, &target, &["--overwrite"]);
+}
+
+/// What is in the room.
+fn names(room: &Room) -> BTreeSet<OsString> {
+    let entries = fs::read_dir(room.path("")).unwrap();
+    entries.map(|entry| entry.unwrap().file_name()).collect()
 }
 
 #[test]

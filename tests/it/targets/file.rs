@@ -210,6 +210,16 @@ async fn a_name_that_is_a_link_or_a_folder_is_handled_as_what_it_is() {
     assert_eq!(fs::metadata(&real).unwrap().len(), MIB);
     let folder = FileTarget::open(dir.path(), options).await.unwrap_err();
     assert_eq!(folder.kind(), Kind::Refused);
+    // As qemu-img does: the link stays, and what it leads to is made.
+    fs::remove_file(&real).unwrap();
+    let create = FileOptions {
+        overwrite: false,
+        ..options
+    };
+    let target = FileTarget::open(&link, create).await.unwrap();
+    target.finalize().await.unwrap();
+    assert!(fs::symlink_metadata(&link).unwrap().is_symlink());
+    assert_eq!(fs::metadata(&real).unwrap().len(), MIB);
 }
 
 #[tokio::test(flavor = "multi_thread")]
