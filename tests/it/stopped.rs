@@ -2,8 +2,9 @@
 
 use crate::rig::{LoopDevice, Nbdkit, Room, Running, assert_same_bytes, random_disk, run};
 use rustix::process::Signal;
-use std::fs::File;
+use std::fs::{self, File};
 use std::net::TcpListener;
+use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -153,6 +154,22 @@ fn a_target_that_never_answers_does_not_keep_a_copy_from_stopping() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let target = format!("nbd://{}", listener.local_addr().unwrap());
     let running = room.start(["copy", "--json", "disk", &target]);
+    // It is connected, and waits for a greeting.
+    let _silent = listener.accept().unwrap();
+    stop(running, Signal::TERM);
+}
+
+#[test]
+fn a_target_that_never_answers_does_not_keep_a_verify_from_stopping() {
+    let room = Room::new();
+    random_disk(&room.path("disk"), 1 << 20, 13);
+    let mut server = Nbdkit::new(["memory", "1M"]);
+    let target = server.uri();
+    room.diskferry(["copy", "disk", &target]).ok();
+    server.crash();
+    let _ = fs::remove_file(server.socket());
+    let listener = UnixListener::bind(server.socket()).unwrap();
+    let running = room.start(["verify", "--json", &target]);
     // It is connected, and waits for a greeting.
     let _silent = listener.accept().unwrap();
     stop(running, Signal::TERM);
