@@ -74,11 +74,12 @@ impl Shown {
     }
 
     fn bar(&mut self, percent: u64) -> String {
-        const SPINNER: [char; 4] = ['|', '/', '-', '\\'];
-        self.turns = self.turns.wrapping_add(1);
+        // As the original, also where the locale has no such characters.
+        const SPINNER: [char; 8] = ['▝', '▐', '▗', '▃', '▖', '▍', '▘', '▀'];
         let spinner = SPINNER.iter().cycle().nth(self.turns % SPINNER.len());
+        self.turns = self.turns.wrapping_add(1);
         let (spinner, end) = match percent {
-            100 => ('*', '\n'),
+            100 => ('█', '\n'),
             _ => (spinner.copied().unwrap_or(' '), '\r'),
         };
         let full = percent.saturating_mul(WIDTH).div_ceil(100).min(WIDTH);
@@ -141,5 +142,7 @@ mod tests {
         assert!(bars[1].ends_with(&format!(" 50% [{}{}]", "*".repeat(20), "-".repeat(20))));
         assert!(bars[2].ends_with(&format!("100% [{}]", "*".repeat(40))));
         assert!(text.ends_with('\n'));
+        let spinner: Vec<_> = bars.iter().filter_map(|bar| bar.chars().next()).collect();
+        assert_eq!(spinner, ['▝', '▐', '█']);
     }
 }
