@@ -223,7 +223,8 @@ fn an_empty_disk_is_made_as_the_original_makes_it() {
 #[test]
 fn both_controllers_find_the_progress_of_a_running_import_and_a_signal_ends_it_in_order() {
     let vcenter = vcenter();
-    vcenter.vddk(&[("bandwidth", "1000000")]);
+    // So slow that it is still under way when it was looked at three times, whatever else runs here.
+    vcenter.vddk(&[("bandwidth", "400000")]);
     let pod = Pod::with_device(&vcenter, 24 << 20);
     let mut running = pod.start(&[("DISKFERRY_SESSIONS", "1")]);
     let deadline = Instant::now() + Duration::from_secs(30);

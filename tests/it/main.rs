@@ -11,6 +11,7 @@
 
 mod alike;
 mod badinput;
+mod badjournal;
 mod badtarget;
 mod certificate;
 mod cli;
