@@ -8,6 +8,10 @@ use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::path::Path;
 
+/// How often a file is opened that has lost its name by the time it is locked. Others only remove what is
+/// empty, so the second or third one keeps it.
+const TRIES: usize = 100;
+
 /// Opens the file at `path`, or makes it and the folders it is in, and takes its lock. With whether it
 /// was made.
 ///
@@ -19,7 +23,7 @@ pub(super) fn hold(path: &Path, doing: &str) -> Result<(File, bool)> {
     let refused = |why| Error::new(Kind::Refused, doing.to_owned()).because(why);
     make_folder(folder_of(path)).map_err(failed)?;
     let path = real_path(path).map_err(failed)?;
-    loop {
+    for _ in 0..TRIES {
         let (file, is_new) = match open_or_make(&path) {
             // Somebody was faster.
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => continue,
@@ -39,6 +43,8 @@ pub(super) fn hold(path: &Path, doing: &str) -> Result<(File, bool)> {
             return Ok((file, is_new));
         }
     }
+    // Of a file system that numbers a file anew each time it is asked, nothing can be held.
+    Err(refused("it is another file each time it is looked at"))
 }
 
 fn make_folder(path: &Path) -> io::Result<()> {

@@ -22,6 +22,10 @@ use std::io;
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
+/// How often a claim is asked for whose file others remove just then. A file system that numbers a file
+/// anew each time it is asked has no claims.
+const TRIES: usize = 100;
+
 /// A target that is ours until this is dropped.
 #[derive(Debug)]
 pub(super) struct Claim {
@@ -98,7 +102,7 @@ fn file(path: &Path) -> std::result::Result<Option<Claim>, Errno> {
     let flags = OFlags::NOFOLLOW.bits().cast_signed();
     options.write(true).create(true).truncate(false);
     options.mode(0o600).custom_flags(flags);
-    loop {
+    for _ in 0..TRIES {
         let Ok(lock) = options.open(&beside) else {
             return Ok(None);
         };
@@ -115,6 +119,7 @@ fn file(path: &Path) -> std::result::Result<Option<Claim>, Errno> {
             }));
         }
     }
+    Ok(None)
 }
 
 /// Where the claim of a file is, whether that is there by now or not: the same for all its names
