@@ -5,11 +5,12 @@ use crate::pipeline::counters::Counters;
 use crate::report::{Event, Flight, Human, Json, Progress, Reporter, Show, Ticker};
 use crate::target::stdout::Closed;
 use clap::{ArgAction, Args};
+use std::env;
 use std::io::{self, ErrorKind, IsTerminal, Write};
 use std::process::ExitCode;
 use std::sync::Arc;
 use tracing::{Level, Subscriber};
-use tracing_subscriber::filter::Targets;
+use tracing_subscriber::filter::{FromEnvError, Targets};
 use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
 use tracing_subscriber::layer::{Layer, SubscriberExt};
@@ -19,6 +20,9 @@ use tracing_subscriber::{EnvFilter, fmt, registry};
 
 /// Exit code when whoever read our output went away: that of a program killed by SIGPIPE.
 const CLOSED: u8 = 128 + 13;
+
+/// What to log, as a filter of tracing.
+const LOG: &str = "DISKFERRY_LOG";
 
 /// How results, progress and errors are told; every command takes these.
 #[derive(Args, Clone, Debug, Default)]
@@ -128,7 +132,7 @@ impl Output {
 /// Sends tracing to standard error, as much of it as `level` or `DISKFERRY_LOG` asks for, and more
 /// of it to a flight recorder.
 pub(super) fn trace_at(level: &str, flight: Option<Flight>) {
-    let filter = EnvFilter::try_from_env("DISKFERRY_LOG").unwrap_or_else(|_| EnvFilter::new(level));
+    let (filter, unread) = filter_of(level);
     let told = fmt::layer()
         .with_writer(io::stderr)
         .with_ansi(io::stderr().is_terminal())
@@ -141,6 +145,19 @@ pub(super) fn trace_at(level: &str, flight: Option<Flight>) {
     });
     // Fails only if somebody set a subscriber before: then that one is wanted.
     let _ = registry().with(told).with(kept).try_init();
+    if let Some(why) = unread {
+        tracing::warn!("{LOG} is not a filter, and nothing more is logged: {why}");
+    }
+}
+
+/// What `DISKFERRY_LOG` or else `level` lets through, and why the former cannot be read: nothing fails
+/// for that.
+fn filter_of(level: &str) -> (EnvFilter, Option<FromEnvError>) {
+    match EnvFilter::try_from_env(LOG) {
+        Ok(filter) => (filter, None),
+        Err(why) if env::var_os(LOG).is_some() => (EnvFilter::new("diskferry=warn"), Some(why)),
+        Err(_) => (EnvFilter::new(level), None),
+    }
 }
 
 /// Sends what `filter` lets through of tracing to standard error, one line each, as `program` tells it.

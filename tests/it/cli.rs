@@ -1,6 +1,6 @@
 //! The command line: exit codes, messages, help, and results for people and for scripts.
 
-use crate::rig::{Nbdkit, Qsd, Room, random_disk, run, sparse_disk};
+use crate::rig::{Nbdkit, Qsd, Room, Running, random_disk, run, sparse_disk};
 use rustix::process::Signal;
 use serde_json::Value;
 use std::ffi::OsStr;
@@ -449,4 +449,19 @@ fn serve_is_a_server_for_every_client_and_ends_when_told() {
     server.signal(Signal::TERM);
     server.wait().ok();
     assert!(!socket.exists(), "the socket is removed");
+}
+
+#[test]
+fn a_log_filter_that_cannot_be_read_is_told_of_and_nothing_fails_for_it() {
+    let room = Room::new();
+    let disk = holed(&room);
+    for (filter, said) in [("diskferry=loud", true), ("diskferry=warn", false)] {
+        let mut command = room.command(["checksum", &disk]);
+        command.env("DISKFERRY_LOG", filter);
+        let outcome = Running::start(command).wait().ok();
+        assert!(outcome.stdout.starts_with("xxh3:"), "{}", outcome.stdout);
+        let lines = outcome.stderr.lines();
+        let told = lines.filter(|line| line.contains("DISKFERRY_LOG is not a filter"));
+        assert_eq!(told.count(), usize::from(said), "{}", outcome.stderr);
+    }
 }
