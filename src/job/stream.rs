@@ -60,7 +60,18 @@ pub(super) async fn run(
     let request = usize::try_from(options.tuning.request_size.unwrap_or(REQUEST)).unwrap_or(4096);
     let landing = Landing::new(target.clone(), &options.zeroes);
     let size = copy(source.as_mut(), &landing, &budget, request, &mut context).await?;
+    check_some_came(size, source.name())?;
     conclude(&target, &mut context, size, began, ticker).await
+}
+
+/// A pipe that nobody wrote to is a program that failed, and no disk: it must not look like one that arrived.
+fn check_some_came(size: u64, name: &str) -> Result<()> {
+    if size > 0 {
+        return Ok(());
+    }
+    let error =
+        Error::new(Kind::Io, format!("read {name}")).because("it ended before its first byte");
+    Err(error.hint("see why whoever was to write it did not"))
 }
 
 /// Where a stream goes, and what is done about zeroes in it.

@@ -171,6 +171,33 @@ fn a_device_that_is_too_small_for_a_stream() {
     drop(sending.join());
 }
 
+/// As of a program before the pipe that failed at once.
+#[test]
+fn a_stream_that_ends_before_its_first_byte() {
+    let (room, server) = room();
+    fs::write(room.path("nothing.gz"), NOTHING_IN_GZIP).unwrap();
+    let (device, file) = (LoopDevice::new(SIZE, 512), room.path("copy"));
+    for target in [device.path(), &file] {
+        // Its standard input is /dev/null.
+        for (source, name) in [
+            ("-", "standard input"),
+            ("/dev/null", "/dev/null"),
+            ("nothing.gz", "nothing.gz"),
+        ] {
+            room.diskferry(copy(source, target, &[]))
+                .fails(FAILED, &["read", name, "before its first byte"]);
+            assert!(!file.exists(), "a disk of nothing");
+        }
+        succeeds(&room, &server, target, &[]);
+        let _ = fs::remove_file(&file);
+    }
+}
+
+/// What `gzip` makes of nothing.
+const NOTHING_IN_GZIP: [u8; 20] = [
+    31, 139, 8, 0, 0, 0, 0, 0, 0, 3, 3, 0, 0, 0, 0, 0, 0, 0, 0, 0,
+];
+
 #[test]
 fn a_device_that_another_copy_is_writing() {
     let (room, server) = room();
