@@ -64,14 +64,14 @@ pub(super) async fn run(
     conclude(&target, &mut context, size, began, ticker).await
 }
 
-/// A pipe that nobody wrote to is a program that failed, and no disk: it must not look like one that arrived.
+/// Nothing at all comes of a program before the pipe that failed: that must not look like a disk that arrived.
 fn check_some_came(size: u64, name: &str) -> Result<()> {
     if size > 0 {
         return Ok(());
     }
     let error =
         Error::new(Kind::Io, format!("read {name}")).because("it ended before its first byte");
-    Err(error.hint("see why whoever was to write it did not"))
+    Err(error.hint("whatever was to send the disk has sent nothing: see why"))
 }
 
 /// Where a stream goes, and what is done about zeroes in it.

@@ -30,7 +30,7 @@ pub(super) fn hold(path: &Path, doing: &str) -> Result<(File, bool)> {
             opened => opened.map_err(failed)?,
         };
         if !file.metadata().map_err(failed)?.is_file() {
-            let hint = "go without a journal with --no-journal";
+            let hint = "name a file with --journal PATH, or go without with --no-journal";
             return Err(refused("this is no regular file").hint(hint));
         }
         match flock(&file, FlockOperation::NonBlockingLockExclusive) {
@@ -44,7 +44,8 @@ pub(super) fn hold(path: &Path, doing: &str) -> Result<(File, bool)> {
         }
     }
     // Of a file system that numbers a file anew each time it is asked, nothing can be held.
-    Err(refused("it is another file each time it is looked at"))
+    let hint = "name one on another file system with --journal PATH";
+    Err(refused("it is another file each time it is looked at").hint(hint))
 }
 
 fn make_folder(path: &Path) -> io::Result<()> {
