@@ -106,41 +106,84 @@ impl Command for Compare {
             &self.target_disk,
         );
         let second = Sequence::open(&self.second, &second, &tuning, &throttle).await?;
-        let (size, difference) = match (first, second) {
+        let Found { sizes, difference } = match (first, second) {
             (Sequence::Any(first), Sequence::Any(second)) => {
                 self.anywhere(first, second, &tuning, &output).await?
             }
             (first, second) => self.in_order(first, second, &tuning, &output).await?,
         };
         if output.json() {
-            let result = json!({ "equal": difference.is_none(), "first_difference": difference });
+            let at = difference.map(|(at, _)| at);
+            let result = json!({ "equal": difference.is_none(), "first_difference": at });
             output::print(&format!("{result}\n"))?;
         } else if difference.is_none() {
-            output::print(&format!("equal: {}\n", report::bytes(size)))?;
+            output::print(&format!("equal: {}\n", report::bytes(sizes.0.max(sizes.1))))?;
         }
         match difference {
             None => Ok(()),
-            Some(at) => {
+            Some((at, Unlike::Byte)) => {
                 let doing = format!("{} and {} differ", self.first, self.second);
                 Err(Error::new(Kind::Mismatch, doing).at(at))
+            }
+            Some((end, Unlike::Size)) => {
+                let (shorter, longer) = match sizes.0 == end {
+                    true => (&self.first, &self.second),
+                    false => (&self.second, &self.first),
+                };
+                let what = format!("{shorter} has {end} bytes and {longer} has more");
+                Err(Error::new(Kind::Mismatch, what))
             }
         }
     }
 }
 
+/// What a comparison found.
+#[derive(Debug, Eq, PartialEq)]
+struct Found {
+    /// Bytes of both disks; of one that comes in order, as many as came.
+    sizes: (u64, u64),
+    /// Where the first difference is, and what it is.
+    difference: Option<(u64, Unlike)>,
+}
+
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Unlike {
+    /// A byte.
+    Byte,
+    /// One disk ends here and the other does not.
+    Size,
+}
+
+impl Found {
+    fn new(sizes: (u64, u64), byte: Option<u64>) -> Self {
+        let difference = byte.map(|at| (at, Unlike::Byte));
+        Self { sizes, difference }
+    }
+
+    /// Where sizes count, the end of the shorter disk is a difference if there is none before it.
+    fn strict(mut self) -> Self {
+        let end = self.sizes.0.min(self.sizes.1);
+        let earlier = self.difference.is_some_and(|(at, _)| at < end);
+        if self.sizes.0 != self.sizes.1 && !earlier {
+            self.difference = Some((end, Unlike::Size));
+        }
+        self
+    }
+}
+
 impl Compare {
-    /// Compares two disks that can be read anywhere: the larger size, and where they differ.
+    /// Compares two disks that can be read anywhere.
     async fn anywhere(
         &self,
         first: Arc<dyn Source>,
         second: Arc<dyn Source>,
         tuning: &Tuning,
         output: &Output,
-    ) -> Result<(u64, Option<u64>)> {
+    ) -> Result<Found> {
         let sizes = (first.size(), second.size());
         let size = sizes.0.max(sizes.1);
         if self.strict && sizes.0 != sizes.1 {
-            return Ok((size, Some(sizes.0.min(sizes.1))));
+            return Ok(Found::new(sizes, None).strict());
         }
         let counters = Arc::new(Counters::default());
         let _progress = output.progress(&counters, size);
@@ -150,7 +193,7 @@ impl Compare {
             extents: !self.no_extents,
             counters,
         };
-        Ok((size, pair.first_difference().await?))
+        Ok(Found::new(sizes, pair.first_difference().await?))
     }
 
     /// The same where one of them comes in order, and perhaps does not tell its size before.
@@ -160,7 +203,7 @@ impl Compare {
         second: Sequence,
         tuning: &Tuning,
         output: &Output,
-    ) -> Result<(u64, Option<u64>)> {
+    ) -> Result<Found> {
         let known = first.size().max(second.size()).unwrap_or(0);
         let counters = Arc::new(Counters::default());
         let _progress = output.progress(&counters, known);
@@ -171,10 +214,8 @@ impl Compare {
         );
         let seen = |at| counters.position.store(at, Ordering::Relaxed);
         let difference = sides.first_difference(seen).await?;
-        let sizes = sides.sizes();
-        let longer = self.strict && difference.is_none() && sizes.0 != sizes.1;
-        let difference = difference.or(longer.then_some(sizes.0.min(sizes.1)));
-        Ok((sizes.0.max(sizes.1), difference))
+        let found = Found::new(sides.sizes(), difference);
+        Ok(if self.strict { found.strict() } else { found })
     }
 }
 
@@ -320,7 +361,7 @@ pub(super) fn differ(first: &[u8], second: &[u8]) -> Option<usize> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Pair, Part, Reader, differ, not_zero, parts};
+    use super::{Found, Pair, Part, Reader, Unlike, differ, not_zero, parts};
     use crate::extent::ByteRange;
     use crate::job::options::Tuning;
     use crate::plan::Step;
@@ -380,6 +421,19 @@ mod tests {
                 at = part.range.end;
             }
             prop_assert_eq!(at, 64);
+        }
+    }
+
+    #[test]
+    fn where_sizes_count_the_end_of_the_shorter_disk_is_a_difference_like_any_other() {
+        let found = |sizes, byte| Found::new(sizes, byte).strict().difference;
+        assert_eq!(found((9, 9), None), None);
+        assert_eq!(found((9, 9), Some(8)), Some((8, Unlike::Byte)));
+        for sizes in [(9, 20), (20, 9)] {
+            assert_eq!(found(sizes, None), Some((9, Unlike::Size)));
+            assert_eq!(found(sizes, Some(8)), Some((8, Unlike::Byte)));
+            assert_eq!(found(sizes, Some(9)), Some((9, Unlike::Size)));
+            assert_eq!(found(sizes, Some(15)), Some((9, Unlike::Size)));
         }
     }
 
