@@ -355,6 +355,8 @@ fn machine_path(path: &str, text: &str) -> Option<String> {
 type Checks = (&'static str, &'static [&'static str]);
 const SOURCE: Checks = ("Source", &["check_source"]);
 const TARGET: Checks = ("Target", &["check_target", "check_forward"]);
+/// It makes a `Target` of whatever implements it.
+const DRAFTED: Checks = ("Drafted", &["check_target"]);
 
 /// The implementations of a trait in `code` that no test has next to one of the trait's checks.
 /// That the check is of them is left to whoever reads that test.
@@ -474,7 +476,7 @@ fn every_endpoint_is_tried_against_its_contract() {
     let tests: Vec<_> = all.iter().map(|(_, text)| code_only(text)).collect();
     let mut complaints = Vec::new();
     for ((path, _), code) in all.iter().zip(&tests) {
-        for what in [SOURCE, TARGET] {
+        for what in [SOURCE, TARGET, DRAFTED] {
             if path.starts_with("src/") && !is_test_file(path) {
                 complaints.extend(untried(what, &without_tests(code), &tests));
             }

@@ -7,7 +7,7 @@
 //!  vhdx/      a dynamic VHDX                        vhd.rs     a fixed VHD
 //!  stdout.rs  a stream, written in order            null.rs    nowhere
 //!
-//!  draft.rs       an image while it is written
+//!  draft.rs       an image while it is written      drafted.rs    the frame around most of them
 //!  partial.rs     files that get their name when they are whole
 //!  turn.rs        writes in the order of the disk
 //!  zeroing.rs     ways to zero a range              preflight.rs  may it be written? (pure)
@@ -17,6 +17,7 @@
 
 pub mod block;
 mod draft;
+mod drafted;
 pub mod export;
 pub mod file;
 pub mod nbd;

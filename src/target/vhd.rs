@@ -5,17 +5,17 @@
 //! is the largest, or whoever made the disk is one of those who do not. So it is both: as
 //! `qemu-img -o force_size` has it. The footer comes last, and the file gets its name after it.
 
-use super::draft::{self, Draft};
+use super::Zeroing;
+use super::draft::Draft;
+use super::drafted::Drafted;
 use super::zeroing::{Method, Zeroer};
-use super::{Target, Untouched, Zeroing};
 use crate::buffer::Buffer;
-use crate::endpoint::{Identity, Limits};
 use crate::error::{Error, Kind, Result};
 use crate::extent::ByteRange;
 use crate::format::vhd::{SECTOR, fixed_footer};
 use crate::sys::{blocking, random};
-use async_trait::async_trait;
 use bytes::Bytes;
+use std::io;
 use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -70,57 +70,29 @@ impl VhdTarget {
     fn end(&self) -> u64 {
         self.size.next_multiple_of(SECTOR)
     }
-
-    fn align(&self) -> u32 {
-        self.draft.queue().disk().align()
-    }
 }
 
-#[async_trait]
-impl Target for VhdTarget {
-    fn capacity(&self) -> Option<u64> {
-        Some(self.size)
+impl Drafted for VhdTarget {
+    fn draft(&self) -> &Draft {
+        &self.draft
     }
 
-    fn limits(&self) -> Limits {
-        draft::limits(self.align())
+    async fn store(&self, range: ByteRange, data: Bytes) -> io::Result<()> {
+        self.draft.queue().write(range.start, data).await
     }
 
-    fn identity(&self) -> Identity {
-        self.draft.identity()
-    }
-
-    fn untouched(&self) -> Untouched {
-        Untouched::Zero
-    }
-
-    async fn write(&self, offset: u64, data: Bytes) -> Result<()> {
-        let range = ByteRange::at(offset, data.len() as u64);
-        self.draft.cut("write", range, self.align())?;
-        let written = self.draft.queue().write(offset, data).await;
-        written.map_err(|error| self.draft.failed("write", offset, error))
-    }
-
-    async fn zero(&self, range: ByteRange, zeroing: Zeroing) -> Result<()> {
-        self.draft.cut("zero", range, self.align())?;
+    async fn clear(&self, range: ByteRange, zeroing: Zeroing) -> io::Result<()> {
         let (queue, methods) = (self.draft.queue(), Method::of_file(zeroing));
-        let zeroed = self.zeroer.zero(queue, range, &methods).await;
-        zeroed.map_err(|error| self.draft.failed("zero", range.start, error))
+        self.zeroer.zero(queue, range, &methods).await
     }
 
-    async fn flush(&self) -> Result<()> {
-        self.draft.flush().await
-    }
-
-    async fn read_back(&self, offset: u64, buffer: Buffer) -> Result<Buffer> {
-        let range = ByteRange::at(offset, buffer.len() as u64);
-        self.draft.bounds("read back", range)?;
+    async fn load(&self, range: ByteRange, buffer: Buffer) -> Result<Buffer> {
         let read = super::read_back(self.draft.queue(), range, buffer).await;
-        read.map_err(|error| self.draft.failed("read back", offset, error))
+        read.map_err(|error| self.draft.failed("read back", range.start, error))
     }
 
     /// The data first, the footer when they are durable.
-    async fn finalize(&self) -> Result<()> {
+    async fn complete(&self) -> Result<()> {
         let failed = |error| self.draft.unfinished(error);
         let end = self.end();
         self.draft.set_length(end).await.map_err(failed)?;
@@ -131,7 +103,6 @@ impl Target for VhdTarget {
         let footer = fixed_footer(end, u32::try_from(now).unwrap_or(u32::MAX), id);
         let written = self.draft.queue().write(end, Bytes::from(footer)).await;
         written.map_err(failed)?;
-        self.draft.flush().await?;
-        self.draft.give_name().await
+        self.draft.flush().await
     }
 }

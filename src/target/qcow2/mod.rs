@@ -26,16 +26,15 @@ mod space;
 mod tables;
 mod write;
 
-use super::draft::{self, Draft};
+use super::Zeroing;
+use super::draft::Draft;
+use super::drafted::Drafted;
 use super::zeroing::Zeroer;
-use super::{Target, Untouched, Zeroing};
 use crate::buffer::Buffer;
-use crate::endpoint::{Identity, Limits};
 use crate::error::{Error, Kind, Result};
 use crate::extent::ByteRange;
 use crate::format::qcow2::geometry::Geometry;
 pub use crate::format::qcow2::header::Compression;
-use async_trait::async_trait;
 use bytes::Bytes;
 use std::io;
 use std::path::Path;
@@ -136,25 +135,6 @@ impl Qcow2Target {
             (!part.is_empty()).then_some((start, part))
         })
     }
-
-    fn align(&self) -> u32 {
-        match self.options.compression {
-            Some(_) => u32::try_from(self.options.cluster).unwrap_or(u32::MAX),
-            None => self.draft.queue().disk().align(),
-        }
-    }
-
-    /// Tables first, the header when they are durable.
-    async fn complete(&self) -> Result<()> {
-        let failed = |error| self.draft.unfinished(error);
-        let roots = self.tables.lock().await.finish().await.map_err(failed)?;
-        self.draft.flush().await?;
-        let header = header::bytes(&self.options, self.geometry, roots);
-        let doing = || format!("complete {}", self.draft.name());
-        let header = Bytes::from(header.map_err(|error| error.context(doing()))?);
-        self.draft.queue().write(0, header).await.map_err(failed)?;
-        self.draft.flush().await
-    }
 }
 
 /// Refuses images that there are not, or that cannot be written in requests.
@@ -187,50 +167,39 @@ fn length(bytes: u64) -> usize {
     usize::try_from(bytes).unwrap_or(usize::MAX)
 }
 
-#[async_trait]
-impl Target for Qcow2Target {
-    fn capacity(&self) -> Option<u64> {
-        Some(self.options.size)
+impl Drafted for Qcow2Target {
+    fn draft(&self) -> &Draft {
+        &self.draft
     }
 
-    fn limits(&self) -> Limits {
-        draft::limits(self.align())
+    fn align(&self) -> u32 {
+        match self.options.compression {
+            Some(_) => u32::try_from(self.options.cluster).unwrap_or(u32::MAX),
+            None => self.draft.queue().disk().align(),
+        }
     }
 
-    fn identity(&self) -> Identity {
-        self.draft.identity()
+    async fn store(&self, range: ByteRange, data: Bytes) -> io::Result<()> {
+        self.put(range, data).await
     }
 
-    fn untouched(&self) -> Untouched {
-        Untouched::Zero
+    async fn clear(&self, range: ByteRange, zeroing: Zeroing) -> io::Result<()> {
+        self.blank(range, zeroing).await
     }
 
-    async fn write(&self, offset: u64, data: Bytes) -> Result<()> {
-        let range = ByteRange::at(offset, data.len() as u64);
-        self.draft.cut("write", range, self.align())?;
-        let stored = self.store(range, data).await;
-        stored.map_err(|error| self.draft.failed("write", offset, error))
+    async fn load(&self, range: ByteRange, buffer: Buffer) -> Result<Buffer> {
+        self.fetch(range, buffer).await
     }
 
-    async fn zero(&self, range: ByteRange, zeroing: Zeroing) -> Result<()> {
-        self.draft.cut("zero", range, self.align())?;
-        let cleared = self.clear(range, zeroing).await;
-        cleared.map_err(|error| self.draft.failed("zero", range.start, error))
-    }
-
-    /// Of the data; the tables are durable when the image is complete, and worth nothing before.
-    async fn flush(&self) -> Result<()> {
+    /// Tables first, the header when they are durable.
+    async fn complete(&self) -> Result<()> {
+        let failed = |error| self.draft.unfinished(error);
+        let roots = self.tables.lock().await.finish().await.map_err(failed)?;
+        self.draft.flush().await?;
+        let header = header::bytes(&self.options, self.geometry, roots);
+        let doing = || format!("complete {}", self.draft.name());
+        let header = Bytes::from(header.map_err(|error| error.context(doing()))?);
+        self.draft.queue().write(0, header).await.map_err(failed)?;
         self.draft.flush().await
-    }
-
-    async fn read_back(&self, offset: u64, buffer: Buffer) -> Result<Buffer> {
-        let range = ByteRange::at(offset, buffer.len() as u64);
-        self.draft.bounds("read back", range)?;
-        self.load(range, buffer).await
-    }
-
-    async fn finalize(&self) -> Result<()> {
-        self.complete().await?;
-        self.draft.give_name().await
     }
 }

@@ -39,7 +39,7 @@ struct Part {
 
 impl Qcow2Target {
     /// Fills `buffer` with what the image holds in `range`.
-    pub(super) async fn load(&self, range: ByteRange, mut buffer: Buffer) -> Result<Buffer> {
+    pub(super) async fn fetch(&self, range: ByteRange, mut buffer: Buffer) -> Result<Buffer> {
         let found = self.find(range).await;
         let found = found.map_err(|error| self.draft.failed("read back", range.start, error))?;
         for part in found.zero {

@@ -73,7 +73,7 @@ impl Qcow2Target {
     }
 
     /// Writes `data`, which are the bytes of `range`.
-    pub(super) async fn store(&self, range: ByteRange, data: Bytes) -> io::Result<()> {
+    pub(super) async fn put(&self, range: ByteRange, data: Bytes) -> io::Result<()> {
         let placed = match self.options.compression {
             None => self.place(range, &data).await?,
             Some(how) => {
@@ -90,7 +90,7 @@ impl Qcow2Target {
     }
 
     /// Makes clusters of `range` zero that are there, and all of it if it is to stay allocated.
-    pub(super) async fn clear(&self, range: ByteRange, zeroing: Zeroing) -> io::Result<()> {
+    pub(super) async fn blank(&self, range: ByteRange, zeroing: Zeroing) -> io::Result<()> {
         let mut runs = Runs::default();
         let mut tables = self.tables.lock().await;
         let mut rest = range;

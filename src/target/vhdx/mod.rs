@@ -7,16 +7,15 @@
 
 mod head;
 
-use super::draft::{self, Draft};
+use super::Zeroing;
+use super::draft::Draft;
+use super::drafted::Drafted;
 use super::zeroing::{Method, Zeroer};
-use super::{Target, Untouched, Zeroing};
 use crate::buffer::Buffer;
 use crate::digest::is_zero;
-use crate::endpoint::{Identity, Limits};
 use crate::error::{Error, Kind, Result};
 use crate::extent::ByteRange;
 use crate::sys::{blocking, random};
-use async_trait::async_trait;
 use bytes::Bytes;
 use head::Shape;
 use std::io;
@@ -126,8 +125,23 @@ impl VhdxTarget {
         }
         Ok(found)
     }
+}
 
-    async fn store(&self, range: ByteRange, data: &Bytes) -> io::Result<()> {
+/// Names that no other file has. Blocks.
+fn ids() -> io::Result<[[u8; 16]; 3]> {
+    Ok([random()?, random()?, random()?])
+}
+
+fn length(bytes: u64) -> usize {
+    usize::try_from(bytes).unwrap_or(usize::MAX)
+}
+
+impl Drafted for VhdxTarget {
+    fn draft(&self) -> &Draft {
+        &self.draft
+    }
+
+    async fn store(&self, range: ByteRange, data: Bytes) -> io::Result<()> {
         let slice = |part: ByteRange| {
             let at = |offset: u64| length(offset.saturating_sub(range.start)).min(data.len());
             data.slice(at(part.start)..at(part.end))
@@ -153,8 +167,9 @@ impl VhdxTarget {
         Ok(())
     }
 
-    async fn load(&self, range: ByteRange, mut buffer: Buffer) -> io::Result<Buffer> {
-        for (at, part) in self.place(range, |_| false).await? {
+    async fn load(&self, range: ByteRange, mut buffer: Buffer) -> Result<Buffer> {
+        let failed = |error| self.draft.failed("read back", range.start, error);
+        for (at, part) in self.place(range, |_| false).await.map_err(failed)? {
             let from = length(part.start.saturating_sub(range.start));
             let to = from.saturating_add(length(part.len()));
             let to = buffer.get_mut(from..to).unwrap_or_default();
@@ -163,7 +178,8 @@ impl VhdxTarget {
                 Some(at) => {
                     let there = ByteRange::at(at, part.len());
                     let bytes = Buffer::unbudgeted(to.len());
-                    to.copy_from_slice(&super::read_back(self.draft.queue(), there, bytes).await?);
+                    let bytes = super::read_back(self.draft.queue(), there, bytes).await;
+                    to.copy_from_slice(&bytes.map_err(failed)?);
                 }
             }
         }
@@ -184,67 +200,5 @@ impl VhdxTarget {
         let head = Bytes::from(self.shape.head(ids));
         queue.write(0, head).await.map_err(failed)?;
         self.draft.flush().await
-    }
-
-    fn align(&self) -> u32 {
-        self.draft.queue().disk().align()
-    }
-}
-
-/// Names that no other file has. Blocks.
-fn ids() -> io::Result<[[u8; 16]; 3]> {
-    Ok([random()?, random()?, random()?])
-}
-
-fn length(bytes: u64) -> usize {
-    usize::try_from(bytes).unwrap_or(usize::MAX)
-}
-
-#[async_trait]
-impl Target for VhdxTarget {
-    fn capacity(&self) -> Option<u64> {
-        Some(self.draft.identity().size)
-    }
-
-    fn limits(&self) -> Limits {
-        draft::limits(self.align())
-    }
-
-    fn identity(&self) -> Identity {
-        self.draft.identity()
-    }
-
-    fn untouched(&self) -> Untouched {
-        Untouched::Zero
-    }
-
-    async fn write(&self, offset: u64, data: Bytes) -> Result<()> {
-        let range = ByteRange::at(offset, data.len() as u64);
-        self.draft.cut("write", range, self.align())?;
-        let stored = self.store(range, &data).await;
-        stored.map_err(|error| self.draft.failed("write", offset, error))
-    }
-
-    async fn zero(&self, range: ByteRange, zeroing: Zeroing) -> Result<()> {
-        self.draft.cut("zero", range, self.align())?;
-        let cleared = self.clear(range, zeroing).await;
-        cleared.map_err(|error| self.draft.failed("zero", range.start, error))
-    }
-
-    /// Of the data; the table is durable when the image is complete, and worth nothing before.
-    async fn flush(&self) -> Result<()> {
-        self.draft.flush().await
-    }
-
-    async fn read_back(&self, offset: u64, buffer: Buffer) -> Result<Buffer> {
-        let range = ByteRange::at(offset, buffer.len() as u64);
-        self.draft.bounds("read back", range)?;
-        let loaded = self.load(range, buffer).await;
-        loaded.map_err(|error| self.draft.failed("read back", offset, error))
-    }
-
-    async fn finalize(&self) -> Result<()> {
-        self.complete().await?;
-        self.draft.give_name().await
     }
 }
