@@ -126,9 +126,10 @@ impl Command for Compare {
                 Err(Error::new(Kind::Mismatch, doing).at(at))
             }
             Some((end, Unlike::Size)) => {
-                let (shorter, longer) = match sizes.0 == end {
-                    true => (&self.first, &self.second),
-                    false => (&self.second, &self.first),
+                let (shorter, longer) = if sizes.0 == end {
+                    (&self.first, &self.second)
+                } else {
+                    (&self.second, &self.first)
                 };
                 let what = format!("{shorter} has {end} bytes and {longer} has more");
                 Err(Error::new(Kind::Mismatch, what))
@@ -146,6 +147,7 @@ struct Found {
     difference: Option<(u64, Unlike)>,
 }
 
+/// In what two disks differ.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum Unlike {
     /// A byte.

@@ -61,6 +61,11 @@ impl Draft {
         name.to_string_lossy().into_owned()
     }
 
+    /// Bytes of the disk in the image.
+    pub(super) fn size(&self) -> u64 {
+        self.size
+    }
+
     /// As people know it.
     pub(super) fn name(&self) -> &str {
         &self.name

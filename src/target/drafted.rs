@@ -44,7 +44,7 @@ pub(super) trait Drafted: fmt::Debug + Send + Sync {
 #[async_trait]
 impl<I: Drafted> Target for I {
     fn capacity(&self) -> Option<u64> {
-        Some(self.identity().size)
+        Some(self.draft().size())
     }
 
     fn limits(&self) -> Limits {

@@ -320,6 +320,10 @@ fn one_byte_that_differs_or_is_missing_is_found_in_what_comes_forward() {
     disk.set_len(4 << 20).unwrap();
     room.diskferry(["compare", "disk.raw.gz", "disk.raw"])
         .fails(3, &["differ"]);
+    for (one, two) in [("disk.raw.gz", "disk.raw"), ("disk.raw", "disk.raw.gz")] {
+        room.diskferry(["compare", "--strict", one, two])
+            .fails(3, &["disk.raw has 4194304 bytes and disk.raw.gz has more"]);
+    }
     let bytes = fs::read(room.path("disk.raw.gz")).unwrap();
     fs::write(room.path("cut"), &bytes[..bytes.len() - 9]).unwrap();
     room.diskferry(["checksum", "cut"]).fails(1, &["cut off"]);
