@@ -1,8 +1,9 @@
 //! The importer's pod: a file system, an environment and limits as CDI's controller makes them.
 
-use crate::rig::{Limits, LoopDevice, PASSWORD, Room, Running, USER, Vcenter, give_to_pod, run};
+use crate::rig::{
+    Limits, LoopDevice, PASSWORD, Room, Running, USER, Vcenter, free_port, give_to_pod, run,
+};
 use std::fs::{self, File, Permissions};
-use std::net::TcpListener;
 use std::os::unix::fs::{FileExt, PermissionsExt, symlink};
 use std::path::PathBuf;
 use std::process::Command;
@@ -76,8 +77,7 @@ impl<'a> Pod<'a> {
         let plugin = room.path("opt/testing/libvddk-test-plugin.so");
         symlink(Vcenter::plugin(), plugin).unwrap();
         symlink(env!("CARGO_BIN_EXE_diskferry"), room.path("cdi-importer")).unwrap();
-        let free = TcpListener::bind("127.0.0.1:0").unwrap();
-        let port = free.local_addr().unwrap().port();
+        let port = free_port();
         Self {
             room,
             vcenter,

@@ -1,10 +1,11 @@
 //! From the first pass to the certificate, and steering on the way.
 
 use super::{Stage, until};
+use crate::rig::free_port;
 use rustix::process::Signal;
 use std::fs::{self, OpenOptions};
 use std::io::{Read, Write};
-use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, TcpStream};
 use std::os::unix::fs::FileExt;
 use std::thread::sleep;
 use std::time::Duration;
@@ -123,12 +124,6 @@ fn a_cancel_without_a_process_does_it_itself() {
     assert_eq!(stage.status()["snapshot_stands"], false);
     let label = fs::read_to_string(stage.directory().join("INCOMPLETE")).unwrap();
     assert!(label.contains("(disk system)"), "{label}");
-}
-
-/// A port that nobody listens at, a moment ago.
-fn free_port() -> u16 {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-    listener.local_addr().unwrap().port()
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! What honest servers say is understood, whoever wrote them.
 
 use super::{MIB, assert_pattern, connect, endpoint, once, read};
-use crate::rig::{Nbdkit, QemuNbd, Qsd, Rng, Room, random_disk, run};
+use crate::rig::{Nbdkit, QemuNbd, Qsd, Rng, Room, free_port, random_disk, run};
 use bytes::Bytes;
 use diskferry::error::Kind;
 use diskferry::extent::{ByteRange, Extent};
@@ -292,10 +292,7 @@ async fn a_server_that_is_not_there_or_lacks_the_export_is_named() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_client_speaks_over_tcp_as_well() {
-    let port = std::net::TcpListener::bind("127.0.0.1:0")
-        .and_then(|listener| listener.local_addr())
-        .unwrap()
-        .port();
+    let port = free_port();
     let mut server = crate::rig::Server::start(
         "nbdkit",
         [

@@ -1,14 +1,14 @@
 //! Certificates good, bad and missing, against nbdkit's TLS.
 
 use super::{assert_pattern, connect, once, read};
-use crate::rig::{Nbdkit, Server};
+use crate::rig::{Nbdkit, Server, free_port};
 use diskferry::error::Kind;
 use rcgen::{
     BasicConstraints, CertificateParams, CertifiedIssuer, ExtendedKeyUsagePurpose, IsCa, KeyPair,
     KeyUsagePurpose,
 };
 use std::fs;
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use tempfile::TempDir;
 
@@ -65,10 +65,7 @@ struct TlsServer {
 
 impl TlsServer {
     fn new(certificates: &Path, args: &[&str]) -> Self {
-        let port = TcpListener::bind("127.0.0.1:0")
-            .and_then(|listener| listener.local_addr())
-            .unwrap()
-            .port();
+        let port = free_port();
         let certificates = format!("--tls-certificates={}", certificates.display());
         let port_word = port.to_string();
         let words = ["-f", "-i", "127.0.0.1", "-p", &port_word, &certificates];

@@ -1,9 +1,8 @@
 //! Raw block devices: loop devices, and a LUN whose every byte crosses iSCSI.
 
-use super::server::{Server, run, socket_dir};
+use super::server::{Server, free_port, run, socket_dir};
 use rustix::process::Signal;
 use std::fs::{self, File};
-use std::net::TcpListener;
 use std::os::unix::fs::chown;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -157,9 +156,7 @@ impl IscsiLun {
 
 /// Starts `tgtd` on a loopback port that was free a moment ago, with one thin LUN over `backing`.
 fn start_target(backing: &Path) -> (Killed, u16) {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
-    let port = listener.local_addr().expect("its number").port();
-    drop(listener);
+    let port = free_port();
     // Instances of tgtd on one machine are told apart by a number of their own, below 32768.
     let control = (port / 2).to_string();
     let portal = format!("portal=127.0.0.1:{port}");

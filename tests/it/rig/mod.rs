@@ -60,7 +60,7 @@ pub(crate) use nvme::{Equipment, GATEWAY, NAMESPACE, NvmeHost, Told};
 pub(crate) use qsd::{Frozen, Guest, Qsd};
 pub(crate) use registry::{PULLER, PULLER_SECRET, Registry};
 pub(crate) use room::{Outcome, Room, Running};
-pub(crate) use server::{Nbdkit, QemuNbd, Server, run, socket_dir, uri};
+pub(crate) use server::{Nbdkit, QemuNbd, Server, free_port, run, socket_dir, uri};
 pub(crate) use slow::{How, SlowVcenter};
 pub(crate) use store::{ObjectStore, S3_KEY, S3_SECRET};
 pub(crate) use vm::{Habits, Vm, address};

@@ -7,11 +7,10 @@
 
 use super::initramfs::{Initramfs, Kernel};
 use super::machine::Machine;
-use super::server::run;
+use super::server::{free_port, run};
 use serde_json::Value;
 use std::cell::OnceCell;
 use std::io::Write;
-use std::net::{Ipv4Addr, TcpListener};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Duration;
@@ -217,12 +216,6 @@ pub(super) fn network(more: &str) -> [String; 4] {
         "-device".to_owned(),
         "virtio-net-pci,netdev=net0,romfile=".to_owned(),
     ]
-}
-
-/// A loopback port that was free a moment ago.
-fn free_port() -> u16 {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
-    listener.local_addr().expect("its number").port()
 }
 
 impl Told {

@@ -1,8 +1,8 @@
 //! A container registry on loopback: Debian's docker-registry, and images that are pushed to it.
 
-use super::server::{Server, run};
+use super::server::{Server, free_port, run};
 use std::fs::{self, File};
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use tempfile::TempDir;
@@ -68,9 +68,7 @@ impl Registry {
 
     fn start(closed: bool) -> Self {
         let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("make a directory");
-        let free = TcpListener::bind("127.0.0.1:0").expect("find a port");
-        let port = free.local_addr().expect("an address").port();
-        drop(free);
+        let port = free_port();
         let shown = dir.path().display();
         let mut config = format!(
             "version: 0.1\nlog: {{level: error}}\nstorage: {{filesystem: {{rootdirectory: {shown}/data}}}}\n\

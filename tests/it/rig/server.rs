@@ -1,8 +1,10 @@
 //! Child processes that die with their test, and the two servers that need nothing else.
 
 use rustix::process::{Pid, Signal, kill_process};
+use std::array;
 use std::ffi::OsStr;
 use std::fs;
+use std::net::{Ipv4Addr, TcpListener};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -12,6 +14,22 @@ use tempfile::TempDir;
 
 /// How long a server may take to come up.
 const STARTUP: Duration = Duration::from_secs(20);
+
+/// A port of the loopback that nobody listened at a moment ago.
+#[track_caller]
+pub(crate) fn free_port() -> u16 {
+    let [port] = free_ports();
+    port
+}
+
+/// Several of them, each another: one that was let go of may be given out again at once.
+#[track_caller]
+pub(crate) fn free_ports<const COUNT: usize>() -> [u16; COUNT] {
+    let listen = || TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
+    let listeners: [TcpListener; COUNT] = array::from_fn(|_| listen());
+    let port = |listener: &TcpListener| listener.local_addr().expect("its number").port();
+    listeners.each_ref().map(port)
+}
 
 /// A child process, stopped by its own pid when dropped, and by the kernel if the test is killed.
 #[derive(Debug)]

@@ -1,9 +1,9 @@
 //! Object stores on loopback: s3s-fs, which lets nobody in whose signature is not right, and an
 //! emulator of Google's.
 
-use super::server::{Server, run};
+use super::server::{Server, free_port, run};
 use std::fs;
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use tempfile::TempDir;
@@ -84,11 +84,6 @@ impl ObjectStore {
 
 fn directory() -> TempDir {
     tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("make a directory")
-}
-
-fn free_port() -> u16 {
-    let free = TcpListener::bind("127.0.0.1:0").expect("find a port");
-    free.local_addr().expect("an address").port()
 }
 
 /// Where `tests/run peers` put a program.

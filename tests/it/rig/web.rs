@@ -1,8 +1,8 @@
 //! nginx on loopback: a folder of images over HTTP and HTTPS, with whatever rules a test wants.
 
-use super::server::{Server, run};
+use super::server::{Server, free_ports, run};
 use std::fs;
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpStream;
 use std::path::PathBuf;
 use tempfile::TempDir;
 
@@ -41,7 +41,7 @@ impl Web {
         let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("make a directory");
         fs::create_dir(dir.path().join("files")).expect("make a directory");
         certificates(&dir);
-        let mut ports = [free_port(), free_port()];
+        let mut ports: [u16; 2] = free_ports();
         ports.sort_unstable();
         let [port, tls_port] = ports;
         let shown = dir.path().display().to_string();
@@ -148,11 +148,6 @@ http {
     }
 }
 "#;
-
-fn free_port() -> u16 {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("find a port");
-    listener.local_addr().expect("an address").port()
-}
 
 /// nginx as `tests/run peers` unpacks it, else one that is installed.
 fn program() -> PathBuf {

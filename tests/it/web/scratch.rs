@@ -3,10 +3,9 @@
 use super::pod::{DONE, Pod};
 use crate::formats::{convert, mixed_disk};
 use crate::importer_pod::scrape_at;
-use crate::rig::{Proxy, Room, Running, To, Web, assert_same_bytes, give_to_pod, run};
+use crate::rig::{Proxy, Room, Running, To, Web, assert_same_bytes, free_port, give_to_pod, run};
 use crate::targets::Mounted;
 use std::fs;
-use std::net::TcpListener;
 use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::thread::sleep;
@@ -140,9 +139,7 @@ fn what_is_wrong_with_an_image_in_scratch_space_is_told_as_the_original_does() {
 /// What a pod tells of its progress while a server stops in the middle of what it sends, the furthest
 /// of it; the pod ends well after that.
 fn progress_in_the_middle(pod: &Pod, web: &Web, name: &str) -> f64 {
-    let free = TcpListener::bind("127.0.0.1:0").unwrap();
-    let port = free.local_addr().unwrap().port();
-    drop(free);
+    let port = free_port();
     let wire = Proxy::tcp(To::Tcp(web.port()));
     wire.delay(Duration::from_millis(2));
     let all = fs::metadata(web.file(Path::new(name).file_name().unwrap().to_str().unwrap()));
