@@ -19,6 +19,7 @@ use crate::sys::{blocking, computing, random};
 use blake3::Hasher;
 use bytes::Bytes;
 use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use rustix::fs::{Mode, OFlags, fstatvfs, ftruncate};
 use rustix::io::Errno;
@@ -132,7 +133,7 @@ impl Scratch {
         let disk = blocking(move || nameless(&dir)).await.map_err(failed)?;
         let queue = Queue::new(disk);
         let mut hasher = Hasher::new();
-        let mut writes = FuturesUnordered::new();
+        let mut writes = Writes::new(&queue);
         let (mut end, mut taken) = (0u64, 0u64);
         while let Some(piece) = stream.next(Buffer::unbudgeted(PIECE)).await? {
             let looked = computing(move || look(hasher, piece)).await?;
@@ -142,24 +143,17 @@ impl Scratch {
             self.check(end, taken)
                 .map_err(|error| error.context(doing.clone()))?;
             if !runs.is_empty() {
-                queue.run(leaves_room).await.map_err(failed)?;
+                writes.leave_room().await.map_err(failed)?;
             }
             for run in runs {
-                writes.push(queue.write(end.saturating_add(length(run.start)), bytes.slice(run)));
+                writes.push(end.saturating_add(length(run.start)), bytes.slice(run));
             }
-            // Begun now, so that they go on while the next bytes come.
-            while let Some(Some(written)) = writes.next().now_or_never() {
-                written.map_err(failed)?;
-            }
-            while writes.len() >= WRITES {
-                writes.next().await.transpose().map_err(failed)?;
-            }
+            writes.begin().map_err(failed)?;
+            writes.until(WRITES - 1).await.map_err(failed)?;
             end = end.saturating_add(length(bytes.len()));
             seen(length(bytes.len()));
         }
-        while let Some(written) = writes.next().await {
-            written.map_err(failed)?;
-        }
+        writes.until(0).await.map_err(failed)?;
         drop(writes);
         let sized = queue.run(move |disk| Ok(ftruncate(disk.fd(), end)?)).await;
         sized.map_err(failed)?;
@@ -199,18 +193,69 @@ fn look(mut hasher: Hasher, piece: Buffer) -> (Hasher, Bytes, Vec<Range<usize>>)
     (hasher, piece.freeze(), runs)
 }
 
-/// Whether the file system has room for another piece. Blocks for a moment.
-fn leaves_room(disk: &Disk) -> io::Result<()> {
-    let stat = fstatvfs(disk.fd())?;
-    let bytes = |blocks: u64| blocks.saturating_mul(stat.f_frsize);
-    let share = bytes(stat.f_blocks).checked_div(FREE_SHARE).unwrap_or(0);
-    // Some file systems do not tell.
-    if stat.f_blocks > 0
-        && bytes(stat.f_bavail) < share.min(FREE_MOST).saturating_add(length(PIECE))
-    {
-        return Err(Errno::NOSPC.into());
+/// Writes under way, and the bytes for which they may yet take space.
+struct Writes<'a> {
+    queue: &'a Queue,
+    under_way: FuturesUnordered<BoxFuture<'a, io::Result<u64>>>,
+    bytes: u64,
+}
+
+impl<'a> Writes<'a> {
+    fn new(queue: &'a Queue) -> Self {
+        Self {
+            queue,
+            under_way: FuturesUnordered::new(),
+            bytes: 0,
+        }
     }
-    Ok(())
+
+    fn push(&mut self, at: u64, data: Bytes) {
+        let (queue, count) = (self.queue, length(data.len()));
+        let write = async move { queue.write(at, data).await.map(|()| count) };
+        self.under_way.push(write.boxed());
+        self.bytes = self.bytes.saturating_add(count);
+    }
+
+    /// Begins what was pushed, so that it goes on while the next bytes come.
+    fn begin(&mut self) -> io::Result<()> {
+        while let Some(Some(done)) = self.under_way.next().now_or_never() {
+            self.bytes = self.bytes.saturating_sub(done?);
+        }
+        Ok(())
+    }
+
+    /// Waits until no more than `most` are under way.
+    async fn until(&mut self, most: usize) -> io::Result<()> {
+        while self.under_way.len() > most {
+            let done = self.under_way.next().await.transpose()?;
+            self.bytes = self.bytes.saturating_sub(done.unwrap_or(0));
+        }
+        Ok(())
+    }
+
+    /// Fails unless the file system has room for another piece besides them.
+    async fn leave_room(&mut self) -> io::Result<()> {
+        let bytes = self.bytes;
+        if bytes > 0 && self.queue.run(move |disk| has_room(disk, bytes)).await? {
+            return Ok(());
+        }
+        // Some have taken their space already and were counted twice.
+        self.until(0).await?;
+        match self.queue.run(|disk| has_room(disk, 0)).await? {
+            true => Ok(()),
+            false => Err(Errno::NOSPC.into()),
+        }
+    }
+}
+
+/// Whether the file system has room for `bytes` and another piece. Blocks for a moment.
+fn has_room(disk: &Disk, bytes: u64) -> io::Result<bool> {
+    let stat = fstatvfs(disk.fd())?;
+    let of = |blocks: u64| blocks.saturating_mul(stat.f_frsize);
+    let share = of(stat.f_blocks).checked_div(FREE_SHARE).unwrap_or(0);
+    let wanted = share.min(FREE_MOST).saturating_add(length(PIECE));
+    // Some file systems do not tell.
+    Ok(stat.f_blocks == 0 || of(stat.f_bavail) >= wanted.saturating_add(bytes))
 }
 
 /// A new file in `dir` that has no name, to be written and read. Blocks.

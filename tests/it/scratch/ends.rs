@@ -108,7 +108,8 @@ fn a_bomb_ends_before_the_file_system_is_full_and_takes_no_more_than_it_may() {
     running
         .wait()
         .fails(1, &["unpack packed into", "no space left on device"]);
-    assert!((1..2000).contains(&least), "{least} blocks were left");
+    // One in 64 stays free, whatever is under way.
+    assert!((256..2000).contains(&least), "{least} blocks were left");
     assert_nothing_left(&dir);
     let words = [
         "copy",
