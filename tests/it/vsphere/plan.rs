@@ -131,7 +131,10 @@ fn sessions_that_end_again_and_again_are_begun_again() {
         let before = calls(&vcenter, "Login");
         vcenter.tell("expire");
         passes(&vcenter, &mut running, 1, seed);
-        assert!(calls(&vcenter, "Login") > before, "nobody logged in again");
+        // A snapshot that is refused for want of a session counts as a call, too: the login comes after it.
+        until(&mut running, "another login", || {
+            calls(&vcenter, "Login") > before
+        });
     }
     vcenter.tell("expire");
     end(&vcenter, &room, running, "");
